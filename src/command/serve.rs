@@ -1,0 +1,216 @@
+//! `dflock serve`: run a lock server.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::error::{Failure, Kind};
+use crate::net::tls;
+use crate::output::log;
+use crate::server::table::Limits;
+use crate::server::{Event, Level, Options, Report, Server};
+use crate::settings::duration;
+use crate::settings::secret::Secret;
+
+/// More threads than this only get into each other's way at the table.
+const MAX_THREADS: usize = 8;
+
+/// Run a lock server
+///
+/// It speaks the protocol of dflockd, so that the dflockd clients of other languages work against it
+/// unchanged. SIGTERM or SIGINT stops it: waiters are sent away, holders may renew and release until
+/// nothing is held or --shutdown-timeout is over; a second signal ends it at once.
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// Address to listen on: an IP address, a host name, or unix:/path (can be repeated)
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1", env = "DFLOCKD_HOST")]
+    host: Vec<String>,
+
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 6388, env = "DFLOCKD_PORT")]
+    port: u16,
+
+    /// Lease of a lock whose client names none, in seconds
+    #[arg(long, value_name = "DUR", default_value = "33", env = "DFLOCKD_DEFAULT_LEASE_TTL_S",
+          value_parser = duration::parse_whole_seconds)]
+    default_lease_ttl: u64,
+
+    /// How many keys there may be; unused ones give way
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, env = "DFLOCKD_MAX_LOCKS",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    max_locks: u32,
+
+    /// How many connections there may be; 0 for as many as there are descriptors
+    #[arg(long, value_name = "N", default_value_t = 0, env = "DFLOCKD_MAX_CONNECTIONS")]
+    max_connections: u32,
+
+    /// How many connections one address may have; 0 for any number
+    #[arg(long, value_name = "N", default_value_t = 0, env = "DFLOCKD_MAX_CONNECTIONS_PER_IP")]
+    max_connections_per_ip: u32,
+
+    /// How many may wait for one key; 0 for any number
+    #[arg(long, value_name = "N", default_value_t = 0, env = "DFLOCKD_MAX_WAITERS")]
+    max_waiters: u32,
+
+    /// How long a client may take for a request, and be silent while it neither holds nor waits
+    #[arg(long, value_name = "DUR", default_value = "23", env = "DFLOCKD_READ_TIMEOUT_S",
+          value_parser = duration::parse_above_zero)]
+    read_timeout: Duration,
+
+    /// How long a client may take to read an answer; 0 for any time
+    #[arg(long, value_name = "DUR", default_value = "5", env = "DFLOCKD_WRITE_TIMEOUT_S",
+          value_parser = duration::parse)]
+    write_timeout: Duration,
+
+    /// How long holders may finish once the server is told to stop; 0 for any time
+    #[arg(long, value_name = "DUR", default_value = "30", env = "DFLOCKD_SHUTDOWN_TIMEOUT_S",
+          value_parser = duration::parse)]
+    shutdown_timeout: Duration,
+
+    /// How long a key that nobody uses is remembered
+    #[arg(long, value_name = "DUR", default_value = "60", env = "DFLOCKD_GC_MAX_UNUSED_TIME",
+          value_parser = duration::parse)]
+    gc_max_idle: Duration,
+
+    /// Release a client's locks when its connection closes (the default)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true",
+          default_missing_value = "true", env = "DFLOCKD_AUTO_RELEASE_ON_DISCONNECT",
+          value_parser = parse_bool, action = clap::ArgAction::Set)]
+    auto_release_on_disconnect: bool,
+
+    /// Keep a client's locks until their lease ends when its connection closes
+    #[arg(long, conflicts_with = "auto_release_on_disconnect")]
+    no_auto_release_on_disconnect: bool,
+
+    /// Certificate chain to show, as PEM; turns TLS on
+    #[arg(long, value_name = "FILE", env = "DFLOCKD_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, as PEM
+    #[arg(long, value_name = "FILE", env = "DFLOCKD_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Let in only clients with a certificate of this authority, as PEM
+    #[arg(long, value_name = "FILE", env = "DFLOCKD_TLS_CLIENT_CA", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// File with the secret that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead
+    #[arg(long, value_name = "FILE", env = "DFLOCKD_AUTH_TOKEN_FILE")]
+    auth_token_file: Option<PathBuf>,
+
+    /// Stop when nothing was connected, held or queued for this long
+    #[arg(long, value_name = "DUR", value_parser = duration::parse_above_zero)]
+    idle_exit: Option<Duration>,
+
+    /// Form of the log on stderr
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    log_format: log::Format,
+}
+
+impl Serve {
+    pub fn run(self) -> Result<(), Failure> {
+        raise_descriptor_limit();
+        let report = reporter(self.log_format);
+        let options = self.options()?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build()
+            .map_err(|why| Failure::new(Kind::Internal, format!("cannot start threads: {why}")))?;
+        let served = runtime.block_on(async {
+            let stops = stop_signals()?;
+            Server::bind(options, report).await?.run(stops).await;
+            Ok(())
+        });
+        // What is being written at this moment is finished; connections close with the runtime.
+        drop(runtime);
+        served
+    }
+
+    fn options(self) -> Result<Options, Failure> {
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Some(tls::server_config(cert, key, self.tls_client_ca.as_deref())?),
+            _ => None,
+        };
+        let secret = match (&self.auth_token_file, std::env::var_os("DFLOCKD_AUTH_TOKEN")) {
+            (Some(path), _) => Some(Secret::read(path)?),
+            (None, Some(text)) if !text.is_empty() => Some(Secret::new(text.as_encoded_bytes(), "DFLOCKD_AUTH_TOKEN")?),
+            _ => None,
+        };
+        let limits = Limits {
+            keys: self.max_locks as usize,
+            waiters: self.max_waiters as usize,
+            idle: self.gc_max_idle,
+            auto_release: self.auto_release_on_disconnect && !self.no_auto_release_on_disconnect,
+        };
+        Ok(Options {
+            hosts: self.host,
+            port: self.port,
+            limits,
+            default_lease_s: self.default_lease_ttl,
+            max_connections: self.max_connections as usize,
+            max_connections_per_ip: self.max_connections_per_ip as usize,
+            read_timeout: self.read_timeout,
+            write_timeout: self.write_timeout,
+            shutdown_timeout: self.shutdown_timeout,
+            idle_exit: self.idle_exit,
+            secret: secret.map(Secret::into_bytes),
+            tls,
+        })
+    }
+}
+
+fn reporter(format: log::Format) -> Report {
+    Arc::new(move |event: Event| {
+        let level = match event.level() {
+            Level::Info => "info",
+            Level::Warn => "warn",
+        };
+        log::line(format, level, event.name(), event.message(), &event.fields());
+    })
+}
+
+/// SIGTERM and SIGINT, as they come.
+fn stop_signals() -> Result<mpsc::Receiver<()>, Failure> {
+    let cannot = |why| Failure::new(Kind::Internal, format!("cannot listen for signals: {why}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let (sender, receiver) = mpsc::channel(2);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if sender.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// Every connection takes a descriptor, and the usual soft limit is far below what the system allows.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // Without it there is only room for fewer connections.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// As the original reads them in its environment.
+fn parse_bool(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "yes" | "true" => Ok(true),
+        "0" | "no" | "false" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
+}

@@ -1,0 +1,151 @@
+//! Where a server listens: TCP addresses and Unix sockets behind one type.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream, lookup_host};
+
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 4096;
+
+/// When a silent peer is first asked whether it is still there, how often then, and how many times.
+const KEEPALIVE_AFTER_S: u32 = 20;
+const KEEPALIVE_EVERY_S: u32 = 5;
+const KEEPALIVE_TRIES: u32 = 4;
+
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+/// A connection that was made, and from where.
+pub enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    /// Listens on every address that `host` stands for; `unix:/path` is a socket file.
+    pub async fn bind(host: &str, port: u16) -> io::Result<Vec<Listener>> {
+        if let Some(path) = host.strip_prefix("unix:") {
+            return Ok(vec![bind_unix(Path::new(path)).await?]);
+        }
+        // An address in brackets is how IPv6 is written next to a port.
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let mut addresses: Vec<SocketAddr> = lookup_host((bare, port)).await?.collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.into_iter().map(bind_tcp).collect()
+    }
+
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                prepare(&stream);
+                Ok(Accepted::Tcp(stream, peer))
+            }
+            Listener::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+        }
+    }
+
+    /// Whether others than this machine's own programs can reach it.
+    pub fn is_open_to_others(&self) -> bool {
+        match self {
+            Listener::Tcp(listener) => {
+                listener.local_addr().is_ok_and(|address| !address.ip().to_canonical().is_loopback())
+            }
+            Listener::Unix(..) => false,
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listener::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => write!(out, "{address}"),
+                Err(_) => out.write_str("tcp"),
+            },
+            Listener::Unix(_, path) => write!(out, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path) = self {
+            // Nobody can connect to it any more; the next server would only find it stale.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Accepted {
+    /// The address that connections are counted by; none for a Unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Accepted::Tcp(_, peer) => Some(peer.ip().to_canonical()),
+            Accepted::Unix(_) => None,
+        }
+    }
+
+    pub fn peer(&self) -> String {
+        match self {
+            Accepted::Tcp(_, peer) => peer.to_string(),
+            Accepted::Unix(_) => "unix".to_owned(),
+        }
+    }
+
+    /// Sends a line if it can go at once, and closes.
+    pub fn turn_away(self, line: &[u8]) {
+        // The peer is not waited for: whoever is turned away must cost nothing.
+        let _ = match self {
+            Accepted::Tcp(stream, _) => stream.try_write(line),
+            Accepted::Unix(stream) => stream.try_write(line),
+        };
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG).map(Listener::Tcp)
+}
+
+async fn bind_unix(path: &Path) -> io::Result<Listener> {
+    let bound = match UnixListener::bind(path) {
+        Err(why) if why.kind() == io::ErrorKind::AddrInUse && is_stale(path).await => {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        bound => bound,
+    };
+    bound.map(|listener| Listener::Unix(listener, path.to_owned()))
+}
+
+/// A socket file that nobody listens on was left behind by a server that was killed.
+async fn is_stale(path: &Path) -> bool {
+    let connecting = tokio::time::timeout(Duration::from_secs(1), UnixStream::connect(path)).await;
+    matches!(connecting, Ok(Err(why)) if why.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Small answers leave at once, and a peer that is gone without a word is noticed.
+fn prepare(stream: &TcpStream) {
+    // Each is a help, none a need: a socket that refuses them still works.
+    let _ = stream.set_nodelay(true);
+    let socket = stream.as_fd();
+    let _ = setsockopt(&socket, sockopt::KeepAlive, &true);
+    #[cfg(target_os = "linux")]
+    let _ = setsockopt(&socket, sockopt::TcpKeepIdle, &KEEPALIVE_AFTER_S);
+    #[cfg(target_os = "macos")]
+    let _ = setsockopt(&socket, sockopt::TcpKeepAlive, &KEEPALIVE_AFTER_S);
+    let _ = setsockopt(&socket, sockopt::TcpKeepInterval, &KEEPALIVE_EVERY_S);
+    let _ = setsockopt(&socket, sockopt::TcpKeepCount, &KEEPALIVE_TRIES);
+}

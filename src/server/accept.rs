@@ -1,0 +1,108 @@
+//! Lets connections in, and turns away those that are too many, without ever spinning.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::session::{self, Arrival};
+use super::{Context, Event};
+use crate::clock::{self, Moment};
+use crate::net::Listener;
+use crate::net::listen::Accepted;
+use crate::wire::{Answer, Refusal};
+
+/// How long to stand back when accepting fails for no reason that passes by itself.
+const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// How often the log hears of connections that were turned away.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs until dropped.
+pub(super) async fn accept_from(listener: Listener, context: Arc<Context>) {
+    let mut spare = open_spare();
+    let mut refusals = Refusals::default();
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => match context.gate.admit(accepted.ip()) {
+                Ok(admission) => {
+                    let peer = accepted.peer();
+                    let arrival = match accepted {
+                        Accepted::Tcp(stream, _) => Arrival::Tcp(stream),
+                        Accepted::Unix(stream) => Arrival::Unix(stream),
+                    };
+                    tokio::spawn(session::serve(arrival, peer, admission, context.clone()));
+                }
+                Err(why) => {
+                    turn_away(accepted);
+                    refusals.count(&context, why);
+                }
+            },
+            Err(error) if is_out_of_descriptors(&error) => {
+                // With the spare one given up there is room to accept one connection and to say no to it.
+                drop(spare.take());
+                if let Ok(Ok(accepted)) = tokio::time::timeout(BACK_OFF, listener.accept()).await {
+                    turn_away(accepted);
+                }
+                spare = open_spare();
+                refusals.count(&context, "no descriptors left: raise the limit (ulimit -n)");
+                if spare.is_none() {
+                    tokio::time::sleep(BACK_OFF).await;
+                }
+            }
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                (context.report)(Event::AcceptFailed { error: error.to_string() });
+                tokio::time::sleep(BACK_OFF).await;
+            }
+        }
+    }
+}
+
+fn turn_away(accepted: Accepted) {
+    let mut line = Vec::new();
+    Answer::Refused(Refusal::MaxConnections).write(&mut line);
+    accepted.turn_away(&line);
+}
+
+/// A descriptor to give up when there are no others.
+fn open_spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
+}
+
+/// The connection was gone before it was accepted.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+/// Connections turned away since the log was last told.
+struct Refusals {
+    count: u64,
+    told: Moment,
+}
+
+impl Default for Refusals {
+    fn default() -> Refusals {
+        Refusals { count: 0, told: Moment::from_nanos(0) }
+    }
+}
+
+impl Refusals {
+    fn count(&mut self, context: &Context, why: &'static str) {
+        self.count += 1;
+        let now = clock::server_now();
+        if now.since(self.told) >= LOG_EVERY {
+            (context.report)(Event::ConnectionsRefused { why, count: self.count });
+            *self = Refusals { count: 0, told: now };
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Who may connect: limits on connections in all and from one address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// Zero is no limit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doors {
+    pub(super) connections: usize,
+    pub(super) connections_per_ip: usize,
+}
+
+pub(super) struct Gate {
+    doors: Doors,
+    inside: Mutex<Inside>,
+    /// Woken when the last connection is gone.
+    pub(super) emptied: Notify,
+}
+
+#[derive(Default)]
+struct Inside {
+    connections: usize,
+    by_ip: HashMap<IpAddr, usize>,
+    /// How many were ever let in.
+    admitted: u64,
+}
+
+/// A connection that was let in; counted until dropped.
+pub(super) struct Admission {
+    gate: Arc<Gate>,
+    ip: Option<IpAddr>,
+}
+
+impl Gate {
+    pub(super) fn new(doors: Doors) -> Arc<Gate> {
+        Arc::new(Gate { doors, inside: Mutex::default(), emptied: Notify::new() })
+    }
+
+    /// `Err` says which limit was reached.
+    pub(super) fn admit(self: &Arc<Gate>, ip: Option<IpAddr>) -> Result<Admission, &'static str> {
+        let Doors { connections, connections_per_ip } = self.doors;
+        let mut inside = self.lock();
+        if connections > 0 && inside.connections >= connections {
+            return Err("--max-connections");
+        }
+        if let Some(ip) = ip {
+            let count = inside.by_ip.entry(ip).or_default();
+            if connections_per_ip > 0 && *count >= connections_per_ip {
+                return Err("--max-connections-per-ip");
+            }
+            *count += 1;
+        }
+        inside.connections += 1;
+        inside.admitted += 1;
+        Ok(Admission { gate: self.clone(), ip })
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.lock().connections
+    }
+
+    pub(super) fn admitted(&self) -> u64 {
+        self.lock().admitted
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut inside = self.gate.lock();
+        inside.connections -= 1;
+        let last = inside.connections == 0;
+        if let Some(ip) = self.ip
+            && let Some(count) = inside.by_ip.get_mut(&ip)
+        {
+            *count -= 1;
+            if *count == 0 {
+                inside.by_ip.remove(&ip);
+            }
+        }
+        drop(inside);
+        if last {
+            self.gate.emptied.notify_one();
+        }
+    }
+}

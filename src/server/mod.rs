@@ -1,0 +1,176 @@
+//! The embedded lock server: listen, admit, stop in good order.
+//!
+//! Connections are tasks (`session`); they share one [`table`] behind one lock (`shared`). The table
+//! decides, everything else only carries bytes, time and randomness to it and its replies back.
+
+mod accept;
+mod admit;
+mod event;
+mod session;
+mod shared;
+mod stamp;
+mod stats;
+pub mod table;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use admit::{Doors, Gate};
+pub use event::{Event, Field, Level};
+use shared::Shared;
+use table::{Limits, Table};
+
+use crate::clock;
+use crate::error::Failure;
+use crate::net::Listener;
+
+/// The longest that a broken connection's locks may be kept for it.
+const MAX_RESUME_S: u64 = 300;
+
+pub struct Options {
+    pub hosts: Vec<String>,
+    pub port: u16,
+    pub limits: Limits,
+    pub default_lease_s: u64,
+    /// 0 for any number.
+    pub max_connections: usize,
+    pub max_connections_per_ip: usize,
+    pub read_timeout: Duration,
+    pub write_timeout: Duration,
+    /// Zero: wait for the holders for ever.
+    pub shutdown_timeout: Duration,
+    pub idle_exit: Option<Duration>,
+    pub secret: Option<Vec<u8>>,
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
+/// Where a server's events go.
+pub type Report = Arc<dyn Fn(Event) + Send + Sync>;
+
+pub struct Server {
+    listeners: Vec<Listener>,
+    context: Arc<Context>,
+    shutdown_timeout: Duration,
+    idle_exit: Option<Duration>,
+}
+
+/// What every connection is handed.
+struct Context {
+    shared: Shared,
+    gate: Arc<Gate>,
+    report: Report,
+    tls: Option<TlsAcceptor>,
+    secret: Option<Vec<u8>>,
+    auto_release: bool,
+    default_lease_s: u64,
+    read_timeout: Duration,
+    write_timeout: Duration,
+}
+
+impl Server {
+    /// Listens; connections are accepted by [`Server::run`].
+    pub async fn bind(options: Options, report: Report) -> Result<Server, Failure> {
+        let mut listeners = Vec::new();
+        for host in &options.hosts {
+            let bound = Listener::bind(host, options.port).await;
+            listeners.extend(bound.map_err(|why| cannot_listen(host, options.port, &why))?);
+        }
+        let doors = Doors { connections: options.max_connections, connections_per_ip: options.max_connections_per_ip };
+        let context = Context {
+            shared: Shared::new(Table::new(options.limits, clock::wall_nanos())),
+            gate: Gate::new(doors),
+            report,
+            tls: options.tls.map(TlsAcceptor::from),
+            secret: options.secret,
+            auto_release: options.limits.auto_release,
+            default_lease_s: options.default_lease_s,
+            read_timeout: options.read_timeout,
+            write_timeout: options.write_timeout,
+        };
+        Ok(Server {
+            listeners,
+            context: Arc::new(context),
+            shutdown_timeout: options.shutdown_timeout,
+            idle_exit: options.idle_exit,
+        })
+    }
+
+    /// Serves until told to stop: the first `stops` lets holders finish, the second does not.
+    /// What is still under way when this returns ends with the runtime.
+    pub async fn run(self, mut stops: mpsc::Receiver<()>) {
+        let Server { listeners, context, shutdown_timeout, idle_exit } = self;
+        for listener in &listeners {
+            (context.report)(Event::Listening { address: listener.to_string() });
+            if context.secret.is_none() && listener.is_open_to_others() {
+                (context.report)(Event::Open { address: listener.to_string() });
+            }
+        }
+        let timekeeper = context.clone();
+        tokio::spawn(async move { timekeeper.shared.keep_time().await });
+        let mut accepting = tokio::task::JoinSet::new();
+        for listener in listeners {
+            accepting.spawn(accept::accept_from(listener, context.clone()));
+        }
+        let idle_after = idle_exit.unwrap_or_default();
+        tokio::select! {
+            stop = stops.recv() => {
+                if stop.is_none() {
+                    // Nobody is left who could tell us to stop.
+                    std::future::pending::<()>().await;
+                }
+            }
+            () = unused_for(&context, idle_exit) => return (context.report)(Event::IdleExit { after: idle_after }),
+        }
+        accepting.shutdown().await;
+        context.drain(shutdown_timeout, stops).await;
+    }
+}
+
+impl Context {
+    async fn drain(&self, timeout: Duration, mut stops: mpsc::Receiver<()>) {
+        let load = self.shared.drain();
+        let connections = self.gate.connections();
+        (self.report)(Event::Draining { connections, held: load.held, waiting: load.waiting });
+        let timeout = if timeout.is_zero() { Duration::MAX } else { timeout };
+        let held = || self.shared.read(|table, _| table.load().held);
+        let end = tokio::select! {
+            () = self.shared.nothing_held() => Event::Drained,
+            () = tokio::time::sleep(timeout) => Event::DrainTimeout { held: held() },
+            Some(()) = stops.recv() => Event::EndedBySecondSignal { held: held() },
+        };
+        (self.report)(end);
+    }
+}
+
+/// Returns once nobody was connected and nothing held or queued for so long.
+async fn unused_for(context: &Context, idle_exit: Option<Duration>) {
+    let Some(idle_exit) = idle_exit else { return std::future::pending().await };
+    loop {
+        if context.gate.connections() > 0 {
+            context.gate.emptied.notified().await;
+        }
+        let admitted = context.gate.admitted();
+        tokio::time::sleep(idle_exit).await;
+        let load = context.shared.read(|table, _| table.load());
+        let unused = context.gate.connections() == 0 && context.gate.admitted() == admitted;
+        if unused && load == table::Load::default() {
+            return;
+        }
+    }
+}
+
+fn cannot_listen(host: &str, port: u16, why: &std::io::Error) -> Failure {
+    let place = if host.starts_with("unix:") { host.to_owned() } else { format!("{host} port {port}") };
+    let failure = Failure::usage(format!("cannot listen on {place}: {why}"));
+    match why.kind() {
+        std::io::ErrorKind::AddrInUse => failure.hint("another server is there already; --port N takes another port"),
+        std::io::ErrorKind::PermissionDenied => {
+            failure.hint("ports below 1024 need privileges; --port N takes another")
+        }
+        _ => failure,
+    }
+}

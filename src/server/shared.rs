@@ -1,0 +1,180 @@
+//! The table as all connections share it: behind one lock, with a mailbox for each that is blocked.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::table::{Change, ConnId, Load, Reply, Table, Turn, Verdict};
+use crate::clock::{self, Moment};
+
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Woken when something runs out earlier than the timer is set for.
+    earlier: Notify,
+    /// Woken when the last lock or place may be gone while that is waited for.
+    emptied: Notify,
+}
+
+/// What the lock guards.
+struct State {
+    table: Table,
+    salts: Salts,
+    changes: Vec<Change>,
+    verdicts: Vec<(ConnId, Verdict)>,
+    mailboxes: Vec<Option<oneshot::Sender<Verdict>>>,
+    timer_at: Moment,
+}
+
+impl Shared {
+    pub(super) fn new(table: Table) -> Shared {
+        let state = State {
+            table,
+            salts: Salts::default(),
+            changes: Vec::new(),
+            verdicts: Vec::new(),
+            mailboxes: Vec::new(),
+            timer_at: Moment::NEVER,
+        };
+        Shared { state: Mutex::new(state), earlier: Notify::new(), emptied: Notify::new() }
+    }
+
+    /// One operation on the table.
+    pub(super) fn with<T>(&self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> T {
+        let mut state = self.lock();
+        let result = state.operate(operation);
+        self.unlock(state);
+        result
+    }
+
+    /// One operation that may block its connection; if it does, the verdict comes through the mailbox.
+    pub(super) fn with_mailbox(
+        &self,
+        conn: ConnId,
+        operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> Reply,
+    ) -> (Reply, Option<oneshot::Receiver<Verdict>>) {
+        let mut state = self.lock();
+        let reply = state.operate(operation);
+        let mailbox = matches!(reply, Reply::Blocked).then(|| {
+            let (sender, receiver) = oneshot::channel();
+            if state.mailboxes.len() <= conn.index() {
+                state.mailboxes.resize_with(conn.index() + 1, || None);
+            }
+            state.mailboxes[conn.index()] = Some(sender);
+            receiver
+        });
+        self.unlock(state);
+        (reply, mailbox)
+    }
+
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Table, Moment) -> T) -> T {
+        let now = clock::server_now();
+        look(&self.lock().table, now)
+    }
+
+    pub(super) fn connect(&self) -> ConnId {
+        self.lock().table.connect()
+    }
+
+    pub(super) fn disconnect(&self, conn: ConnId) {
+        if let Some(mailbox) = self.lock().mailboxes.get_mut(conn.index()) {
+            *mailbox = None;
+        }
+        // A slice at a time, so that others get in between.
+        while !self.with(|table, turn| table.disconnect(turn, conn)) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// No more grants; everyone who waits is sent away. Says who was there before.
+    pub(super) fn drain(&self) -> Load {
+        let mut state = self.lock();
+        let load = state.table.load();
+        state.operate(|table, turn| table.close(turn));
+        load
+    }
+
+    /// After [`Shared::drain`]: returns when nothing is held.
+    pub(super) async fn nothing_held(&self) {
+        while self.read(|table, _| table.load().held) > 0 {
+            self.emptied.notified().await;
+        }
+    }
+
+    /// Runs for as long as the server does: ends what runs out, when it does.
+    pub(super) async fn keep_time(&self) {
+        loop {
+            let now = clock::server_now();
+            self.with(|table, turn| table.run_out(turn));
+            let next = {
+                let mut state = self.lock();
+                state.timer_at = state.table.next_due();
+                state.timer_at
+            };
+            if next <= now {
+                tokio::task::yield_now().await;
+            } else if next == Moment::NEVER {
+                self.earlier.notified().await;
+            } else {
+                // Whichever comes first; both lead to another look.
+                let _ = tokio::time::timeout(next.since(clock::server_now()), self.earlier.notified()).await;
+            }
+        }
+    }
+
+    /// Sets the timer if something runs out earlier now, and says when nothing is held any more.
+    fn unlock(&self, mut state: MutexGuard<'_, State>) {
+        let next_due = state.table.next_due();
+        let set_timer = next_due < state.timer_at;
+        if set_timer {
+            state.timer_at = next_due;
+        }
+        let emptied = state.table.is_closed() && state.table.load().held == 0;
+        drop(state);
+        if set_timer {
+            self.earlier.notify_one();
+        }
+        if emptied {
+            self.emptied.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere must not end every lock of the server.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn operate<T>(&mut self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> T {
+        let State { table, salts, changes, verdicts, mailboxes, .. } = self;
+        changes.clear();
+        let mut turn = Turn { now: clock::server_now(), salt: &mut || salts.next(), changes, verdicts };
+        let result = operation(table, &mut turn);
+        for (conn, verdict) in verdicts.drain(..) {
+            if let Some(mailbox) = mailboxes.get_mut(conn.index()).and_then(Option::take) {
+                // Its connection may have closed this moment; then its end releases what it was granted.
+                let _ = mailbox.send(verdict);
+            }
+        }
+        result
+    }
+}
+
+/// Randomness of the OS, fetched for many tokens at a time.
+#[derive(Default)]
+struct Salts {
+    pool: Vec<u64>,
+}
+
+impl Salts {
+    fn next(&mut self) -> u64 {
+        if let Some(salt) = self.pool.pop() {
+            return salt;
+        }
+        let mut bytes = [0; 512];
+        // Without randomness tokens could be guessed: there is no way on.
+        getrandom::fill(&mut bytes).unwrap_or_else(|why| panic!("the system gives no randomness: {why}"));
+        self.pool.extend(bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)));
+        self.pool.pop().unwrap_or_default()
+    }
+}

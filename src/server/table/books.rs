@@ -1,0 +1,433 @@
+//! The moves that every operation of the table is made of. Each leaves all indexes in agreement.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{
+    Asked, Change, Claim, ConnId, EXPIRED_PLACES, End, Key, Kind, Moment, No, Place, Space, Stage, Stamp, Table, Turn,
+    Verdict, index,
+};
+
+impl Claim {
+    pub(super) fn ticket(&self) -> Option<Stamp> {
+        self.ticket_salt.map(|salt| Stamp { number: self.order, salt: salt.get() })
+    }
+
+    fn is_granted(&self) -> bool {
+        matches!(self.stage, Stage::Held | Stage::Unclaimed)
+    }
+
+    fn is_away(&self) -> bool {
+        self.conn == ConnId::NOBODY
+    }
+
+    /// When something has to be done about it.
+    fn due(&self) -> Moment {
+        if self.is_granted() { self.until.min(self.patience) } else { self.patience }
+    }
+}
+
+impl Table {
+    pub(super) fn find(&self, space: Space, name: &[u8]) -> Option<u32> {
+        self.names[space as usize].get(name).copied()
+    }
+
+    pub(super) fn owned_by(&self, conn: ConnId) -> Option<u32> {
+        let claims = (conn, 0)..=(conn, u32::MAX);
+        self.owned.range(claims).next().map(|(_, claim)| *claim)
+    }
+
+    /// The grant that `token` proves.
+    pub(super) fn granted(&self, name: &[u8], space: Space, token: &[u8]) -> Option<u32> {
+        let token = Stamp::parse(token)?;
+        let claim = self.stamped(name, space, token.number)?;
+        let Claim { stamp, .. } = self.claims[claim as usize];
+        (self.claims[claim as usize].is_granted() && stamp.is(token)).then_some(claim)
+    }
+
+    /// The claim that `ticket` proves.
+    pub(super) fn ticketed(&self, name: &[u8], space: Space, ticket: &[u8]) -> Option<u32> {
+        let ticket = Stamp::parse(ticket)?;
+        let claim = self.stamped(name, space, ticket.number)?;
+        self.claims[claim as usize].ticket().filter(|own| own.is(ticket)).map(|_| claim)
+    }
+
+    fn stamped(&self, name: &[u8], space: Space, number: u64) -> Option<u32> {
+        let claim = *self.stamps.get(&number)?;
+        let key = &self.keys[self.claims[claim as usize].key as usize];
+        (*key.name == *name && key.kind.space() == space).then_some(claim)
+    }
+
+    /// Whether a grant's lease runs: one whose end has come may still wait for its slice of [`Table::run_out`].
+    pub(super) fn is_running(&self, claim: u32, now: Moment) -> bool {
+        self.claims[claim as usize].due() > now
+    }
+
+    pub(super) fn left_s(&self, claim: u32, now: Moment) -> u64 {
+        self.claims[claim as usize].until.since(now).as_secs()
+    }
+
+    /// Finds or makes the key and grants it if it is free.
+    pub(super) fn ask(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        name: &[u8],
+        kind: Kind,
+        lease_s: u64,
+        stage: Stage,
+    ) -> Asked {
+        if self.closed {
+            return Asked::No(No::Closed);
+        }
+        let key = match self.find(kind.space(), name) {
+            Some(key) => key,
+            None => match self.make_key(turn.now, name, kind) {
+                Some(key) => key,
+                None => return Asked::No(No::MaxLocks),
+            },
+        };
+        let entry = &mut self.keys[key as usize];
+        if entry.holders + entry.waiting == 0 {
+            entry.kind = kind;
+        } else if entry.kind != kind {
+            return Asked::No(No::LimitMismatch);
+        }
+        if self.keys[key as usize].holders >= kind.limit() {
+            self.end_stale_holder(turn, key);
+        }
+        let entry = &self.keys[key as usize];
+        if entry.holders < kind.limit() {
+            let claim = self.add_claim(Claim {
+                key,
+                conn,
+                stage,
+                order: 0,
+                ticket_salt: None,
+                stamp: Stamp { number: 0, salt: 0 },
+                lease_s,
+                until: Moment::NEVER,
+                patience: Moment::NEVER,
+            });
+            if stage == Stage::Unclaimed {
+                self.places.insert((conn, key), Place::Open(claim));
+            }
+            return Asked::Granted(self.grant(turn, claim, stage));
+        }
+        if self.limits.waiters > 0 && entry.waiting >= self.limits.waiters as u64 {
+            return Asked::No(No::MaxWaiters);
+        }
+        Asked::Busy(key)
+    }
+
+    /// A lock's lease that is over but still waits for its slice of [`Table::run_out`] blocks nobody.
+    fn end_stale_holder(&mut self, turn: &mut Turn<'_>, key: u32) {
+        let Key { newest, kind, .. } = self.keys[key as usize];
+        if kind == Kind::Lock && !self.is_running(newest, turn.now) {
+            self.finish(turn, newest);
+        }
+    }
+
+    fn make_key(&mut self, now: Moment, name: &[u8], kind: Kind) -> Option<u32> {
+        if self.keys.len() >= self.limits.keys {
+            let (_, oldest) = *self.idle.first()?;
+            self.forget_key(oldest);
+        }
+        let name: Arc<[u8]> = name.into();
+        let born = self.next_number();
+        let key = Key { name: name.clone(), kind, holders: 0, waiting: 0, newest: 0, born, idle_since: now };
+        let key = index(self.keys.insert(key));
+        self.names[kind.space() as usize].insert(name, key);
+        self.idle.insert((now, key));
+        Some(key)
+    }
+
+    /// Of a key that nobody uses.
+    pub(super) fn forget_key(&mut self, key: u32) {
+        let gone = self.keys.remove(key as usize);
+        self.idle.remove(&(gone.idle_since, key));
+        self.names[gone.kind.space() as usize].remove(&gone.name);
+    }
+
+    fn add_claim(&mut self, claim: Claim) -> u32 {
+        let Claim { key, conn, .. } = claim;
+        let due = claim.due();
+        let claim = index(self.claims.insert(claim));
+        self.owned.insert((conn, claim));
+        if due != Moment::NEVER {
+            self.due.insert((due, claim));
+        }
+        let entry = &self.keys[key as usize];
+        if entry.holders + entry.waiting == 0 {
+            self.idle.remove(&(entry.idle_since, key));
+        }
+        claim
+    }
+
+    /// Puts a claim at the end of the queue.
+    pub(super) fn join(
+        &mut self,
+        conn: ConnId,
+        key: u32,
+        lease_s: u64,
+        stage: Stage,
+        patience: Moment,
+        ticket_salt: Option<NonZeroU64>,
+    ) -> u32 {
+        let order = self.next_number();
+        let stamp = Stamp { number: 0, salt: 0 };
+        let until = Moment::NEVER;
+        let claim = self.add_claim(Claim { key, conn, stage, order, ticket_salt, stamp, lease_s, until, patience });
+        self.keys[key as usize].waiting += 1;
+        self.load.waiting += 1;
+        self.queue.insert((key, order, claim));
+        claim
+    }
+
+    /// Changes what a claim's deadline depends on.
+    pub(super) fn change(&mut self, claim: u32, change: impl FnOnce(&mut Claim)) {
+        let entry = &mut self.claims[claim as usize];
+        let before = entry.due();
+        change(entry);
+        let after = entry.due();
+        if before != after {
+            self.due.remove(&(before, claim));
+            if after != Moment::NEVER {
+                self.due.insert((after, claim));
+            }
+        }
+    }
+
+    /// Gives the lock to a claim that is in no queue.
+    fn grant(&mut self, turn: &mut Turn<'_>, claim: u32, stage: Stage) -> Stamp {
+        let stamp = Stamp { number: self.next_number(), salt: (turn.salt)() };
+        let now = turn.now;
+        self.change(claim, |claim| {
+            claim.stage = stage;
+            claim.stamp = stamp;
+            claim.until = now + Duration::from_secs(claim.lease_s);
+            claim.patience = Moment::NEVER;
+        });
+        self.stamps.insert(stamp.number, claim);
+        self.load.held += 1;
+        let entry = &self.claims[claim as usize];
+        let key = &mut self.keys[entry.key as usize];
+        key.holders += 1;
+        key.newest = claim;
+        turn.changes.push(Change::Granted {
+            key: key.name.clone(),
+            kind: key.kind,
+            stamp,
+            ticket: entry.ticket(),
+            lease_s: entry.lease_s,
+            until: entry.until,
+        });
+        stamp
+    }
+
+    pub(super) fn extend(&mut self, turn: &mut Turn<'_>, claim: u32, lease_s: u64) {
+        let until = turn.now + Duration::from_secs(lease_s);
+        self.change(claim, |claim| {
+            claim.lease_s = lease_s;
+            claim.until = until;
+        });
+        let fence = self.claims[claim as usize].stamp.number;
+        turn.changes.push(Change::Renewed { fence, lease_s, until });
+    }
+
+    /// Grants what is free to those first in the queue.
+    pub(super) fn settle(&mut self, turn: &mut Turn<'_>, key: u32) {
+        loop {
+            let Key { holders, waiting, kind, .. } = self.keys[key as usize];
+            if holders + waiting == 0 {
+                self.keys[key as usize].idle_since = turn.now;
+                self.idle.insert((turn.now, key));
+                return;
+            }
+            let first = self.queue.range((key, 0, 0)..=(key, u64::MAX, u32::MAX)).next().copied();
+            let (Some((_, order, claim)), true) = (first, holders < kind.limit()) else { return };
+            let Claim { conn, stage, lease_s, .. } = self.claims[claim as usize];
+            if self.conns[conn.index()].gone {
+                // Its connection is closed and its turn to be cleared away has not come: it is passed over.
+                self.queue.remove(&(key, order, claim));
+                continue;
+            }
+            self.unqueue(claim);
+            if stage == Stage::Blocked {
+                let stamp = self.grant(turn, claim, Stage::Held);
+                turn.verdicts.push((conn, Verdict::Granted { stamp, lease_s }));
+            } else {
+                self.grant(turn, claim, Stage::Unclaimed);
+            }
+        }
+    }
+
+    /// Out of the queue and of the counts of those who wait.
+    fn unqueue(&mut self, claim: u32) {
+        let Claim { key, order, .. } = self.claims[claim as usize];
+        self.queue.remove(&(key, order, claim));
+        self.keys[key as usize].waiting -= 1;
+        self.load.waiting -= 1;
+    }
+
+    fn remove_claim(&mut self, claim: u32) -> Claim {
+        let gone = self.claims.remove(claim as usize);
+        self.owned.remove(&(gone.conn, claim));
+        self.due.remove(&(gone.due(), claim));
+        if gone.is_granted() {
+            self.stamps.remove(&gone.stamp.number);
+        }
+        if gone.ticket_salt.is_some() {
+            self.stamps.remove(&gone.order);
+        }
+        gone
+    }
+
+    /// A waiting claim gives up its place.
+    pub(super) fn leave(&mut self, turn: &mut Turn<'_>, claim: u32) {
+        self.unqueue(claim);
+        let gone = self.remove_claim(claim);
+        if gone.ticket_salt.is_some() {
+            turn.changes.push(Change::Left { place: gone.order });
+        }
+        self.settle(turn, gone.key);
+    }
+
+    /// A grant ends.
+    pub(super) fn end(&mut self, turn: &mut Turn<'_>, claim: u32, why: End) {
+        let gone = self.remove_claim(claim);
+        self.load.held -= 1;
+        self.keys[gone.key as usize].holders -= 1;
+        if gone.stage == Stage::Unclaimed && !gone.is_away() {
+            let born = self.keys[gone.key as usize].born;
+            self.close_place(gone.conn, gone.key, claim);
+            if why == End::Expired && self.expired_places < EXPIRED_PLACES {
+                self.expired_places += 1;
+                self.places.insert((gone.conn, gone.key), Place::Expired { born });
+            }
+        }
+        turn.changes.push(Change::Ended { fence: gone.stamp.number, why });
+        self.settle(turn, gone.key);
+    }
+
+    /// A claim's deadline has come.
+    pub(super) fn finish(&mut self, turn: &mut Turn<'_>, claim: u32) {
+        let entry = &self.claims[claim as usize];
+        if entry.is_granted() {
+            let why = if entry.until <= turn.now { End::Expired } else { End::Disconnected };
+            return self.end(turn, claim, why);
+        }
+        if entry.stage == Stage::Blocked && !entry.is_away() {
+            turn.verdicts.push((entry.conn, Verdict::Timeout));
+        }
+        self.leave(turn, claim);
+    }
+
+    /// The connection of a claim is closed.
+    pub(super) fn abandon(&mut self, turn: &mut Turn<'_>, claim: u32) {
+        let Claim { conn, key, order, stamp, .. } = self.claims[claim as usize];
+        let granted = self.claims[claim as usize].is_granted();
+        let resume = self.conns[conn.index()].resume;
+        self.close_place(conn, key, claim);
+        let keeps = if granted {
+            !self.limits.auto_release || !resume.is_zero()
+        } else {
+            !resume.is_zero() && self.claims[claim as usize].ticket_salt.is_some()
+        };
+        if !keeps {
+            return if granted { self.end(turn, claim, End::Disconnected) } else { self.leave(turn, claim) };
+        }
+        let lets_go = !granted || self.limits.auto_release;
+        let away_until = if lets_go { turn.now + resume } else { Moment::NEVER };
+        self.owned.remove(&(conn, claim));
+        self.change(claim, |claim| {
+            claim.conn = ConnId::NOBODY;
+            claim.patience = away_until;
+        });
+        if !granted {
+            self.queue.remove(&(key, order, claim));
+        }
+        let number = if granted { stamp.number } else { order };
+        turn.changes.push(Change::LeftBehind { number, away_until });
+    }
+
+    /// Makes `conn` the owner of a claim. `None`: it has a place of its own for that key.
+    pub(super) fn adopt(&mut self, turn: &mut Turn<'_>, claim: u32, conn: ConnId) -> Option<()> {
+        let Claim { conn: before, key, order, stage, stamp, .. } = self.claims[claim as usize];
+        let two_phase = stage != Stage::Held;
+        if two_phase && before != conn {
+            if let Some(Place::Open(_)) = self.places.get(&(conn, key)) {
+                return None;
+            }
+            self.take_place(conn, key);
+        }
+        if before != ConnId::NOBODY {
+            if stage == Stage::Blocked {
+                turn.verdicts.push((before, Verdict::Off));
+            }
+            self.close_place(before, key, claim);
+            self.owned.remove(&(before, claim));
+        }
+        self.owned.insert((conn, claim));
+        if two_phase {
+            self.places.insert((conn, key), Place::Open(claim));
+        }
+        self.change(claim, |claim| {
+            claim.conn = conn;
+            claim.patience = Moment::NEVER;
+            if claim.stage == Stage::Blocked {
+                claim.stage = Stage::Queued;
+            }
+        });
+        let waiting = matches!(stage, Stage::Queued | Stage::Blocked);
+        if waiting {
+            self.queue.insert((key, order, claim));
+        }
+        turn.changes.push(Change::Resumed { number: if waiting { order } else { stamp.number } });
+        Some(())
+    }
+
+    /// Takes the two-phase place of a connection, if it has one for this very key.
+    pub(super) fn take_place(&mut self, conn: ConnId, key: u32) -> Option<Place> {
+        let place = self.places.remove(&(conn, key))?;
+        if let Place::Expired { born } = place {
+            self.expired_places -= 1;
+            return (born == self.keys[key as usize].born).then_some(place);
+        }
+        Some(place)
+    }
+
+    /// A claim is no two-phase place of this connection any more, if it was one.
+    pub(super) fn close_place(&mut self, conn: ConnId, key: u32, claim: u32) {
+        if let Some(Place::Open(open)) = self.places.get(&(conn, key))
+            && *open == claim
+        {
+            self.places.remove(&(conn, key));
+        }
+    }
+
+    /// Gives memory back once nothing is left to remember.
+    pub(super) fn shrink(&mut self) {
+        if self.keys.is_empty() && self.claims.is_empty() && self.keys.capacity() > super::SLICE {
+            self.keys.shrink_to_fit();
+            self.claims.shrink_to_fit();
+            self.stamps.shrink_to_fit();
+            self.names.iter_mut().for_each(|names| names.shrink_to_fit());
+        }
+    }
+
+    pub(super) fn forget_places(&mut self, conn: ConnId) {
+        let all: Vec<u32> = self.places.range((conn, 0)..=(conn, u32::MAX)).map(|((_, key), _)| *key).collect();
+        for key in all {
+            if let Some(Place::Expired { .. }) = self.places.remove(&(conn, key)) {
+                self.expired_places -= 1;
+            }
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+}

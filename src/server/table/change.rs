@@ -1,0 +1,132 @@
+//! What goes into an operation of the table besides its arguments, and what comes out besides its reply.
+
+use std::sync::Arc;
+
+use crate::clock::Moment;
+use crate::lock::Kind;
+use crate::server::stamp::Stamp;
+
+/// A connection, as the table knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub(super) u32);
+
+impl ConnId {
+    /// Owner of what no connection owns at the moment.
+    pub(super) const NOBODY: ConnId = ConnId(u32::MAX);
+
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One moment's operation: when it is, where randomness comes from, and where its effects go.
+pub struct Turn<'a> {
+    pub now: Moment,
+    pub salt: &'a mut dyn FnMut() -> u64,
+    /// What happened to locks and places, in order, for whoever keeps a record.
+    pub changes: &'a mut Vec<Change>,
+    /// Answers to connections that were blocked.
+    pub verdicts: &'a mut Vec<(ConnId, Verdict)>,
+}
+
+/// What an operation did.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// `stamp.number` is the fence; `ticket` the place it was granted to, if that had one.
+    Granted {
+        key: Arc<[u8]>,
+        kind: Kind,
+        stamp: Stamp,
+        ticket: Option<Stamp>,
+        lease_s: u64,
+        until: Moment,
+    },
+    Renewed {
+        fence: u64,
+        lease_s: u64,
+        until: Moment,
+    },
+    /// The connection broke; its client may resume until `away_until`.
+    LeftBehind {
+        number: u64,
+        away_until: Moment,
+    },
+    Resumed {
+        number: u64,
+    },
+    Ended {
+        fence: u64,
+        why: End,
+    },
+    /// A place that may be resumed joined the queue.
+    Queued {
+        key: Arc<[u8]>,
+        kind: Kind,
+        ticket: Stamp,
+        lease_s: u64,
+    },
+    /// A place that could be resumed is gone without a grant.
+    Left {
+        place: u64,
+    },
+}
+
+/// Why a grant ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Released,
+    Expired,
+    Disconnected,
+}
+
+/// The answer to a blocked `l` or `w`.
+#[derive(Clone, Copy, Debug)]
+pub enum Verdict {
+    Granted {
+        stamp: Stamp,
+        lease_s: u64,
+    },
+    Timeout,
+    /// The server is stopping, or another connection resumed this place.
+    Off,
+}
+
+/// What an operation that asks for a lock says at once.
+#[derive(Clone, Copy, Debug)]
+pub enum Reply {
+    Granted {
+        stamp: Stamp,
+        lease_s: u64,
+    },
+    Queued {
+        ticket: Option<Stamp>,
+    },
+    /// A verdict will follow.
+    Blocked,
+    Timeout,
+    No(No),
+}
+
+/// Why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum No {
+    MaxLocks,
+    MaxWaiters,
+    LimitMismatch,
+    NotEnqueued,
+    AlreadyEnqueued,
+    LeaseExpired,
+    /// The server is stopping.
+    Closed,
+}
+
+/// What was taken over.
+#[derive(Clone, Copy, Debug)]
+pub enum Resumed {
+    /// By token: whole seconds left.
+    Held { left_s: u64 },
+    /// By ticket, and granted in the meantime.
+    Granted { stamp: Stamp, left_s: u64 },
+    /// By ticket, and still in the queue.
+    Queued { ticket: Stamp },
+}

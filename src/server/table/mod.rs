@@ -1,0 +1,374 @@
+//! Who holds, who waits, what runs out when. Pure: time and randomness are arguments, effects are values.
+//!
+//! Every request for a lock is a *claim*: it waits, is granted, and ends. Five indexes point at claims:
+//! the queue by key and order, the deadlines by time, the claims of a connection, the stamps (fences of
+//! tokens, numbers of tickets), and the two-phase places by connection and key. Each operation touches a
+//! bounded number of entries in each, so it costs O(log n) in keys, waiters and connections.
+//!
+//! A place whose connection broke may be kept for its client to resume. While the client is away the
+//! place is out of the queue, so nobody absent is ever granted a lock; on return it has its old order.
+
+mod books;
+mod change;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+
+pub use change::{Change, ConnId, End, No, Reply, Resumed, Turn, Verdict};
+pub use report::{Cursor, Row};
+
+use crate::clock::Moment;
+use crate::lock::{Kind, Space};
+use crate::server::stamp::Stamp;
+
+/// How many deadlines or claims one call works through, so that nobody stalls behind a million of them.
+const SLICE: usize = 1024;
+
+/// How many places that slept through their grant are remembered, to be told so.
+const EXPIRED_PLACES: usize = 65_536;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Keys, of locks and semaphores together.
+    pub keys: usize,
+    /// Waiters of one key; 0 for any number.
+    pub waiters: usize,
+    /// How long a key that nobody uses is remembered.
+    pub idle: Duration,
+    /// Whether a connection's end ends its locks.
+    pub auto_release: bool,
+}
+
+/// Totals, for limits and logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    pub held: usize,
+    pub waiting: usize,
+}
+
+pub struct Table {
+    limits: Limits,
+    names: [HashMap<Arc<[u8]>, u32>; 2],
+    keys: Slab<Key>,
+    claims: Slab<Claim>,
+    conns: Slab<Conn>,
+    /// Waiting claims whose client is there: (key, order, claim).
+    queue: BTreeSet<(u32, u64, u32)>,
+    due: BTreeSet<(Moment, u32)>,
+    owned: BTreeSet<(ConnId, u32)>,
+    stamps: HashMap<u64, u32>,
+    places: BTreeMap<(ConnId, u32), Place>,
+    expired_places: usize,
+    /// Keys that nobody uses, longest unused first.
+    idle: BTreeSet<(Moment, u32)>,
+    load: Load,
+    /// The last fence, ticket or birth number given out.
+    last_number: u64,
+    connections_ever: u64,
+    closed: bool,
+}
+
+struct Key {
+    name: Arc<[u8]>,
+    kind: Kind,
+    holders: u64,
+    waiting: u64,
+    /// The claim granted last: of a lock, its holder while there is one.
+    newest: u32,
+    /// Orders keys by when they were made; tells a key from an earlier one in the same slot.
+    born: u64,
+    idle_since: Moment,
+}
+
+struct Claim {
+    key: u32,
+    conn: ConnId,
+    stage: Stage,
+    /// Its place in the queue, and the number of its ticket.
+    order: u64,
+    ticket_salt: Option<std::num::NonZeroU64>,
+    /// Its token, once granted.
+    stamp: Stamp,
+    lease_s: u64,
+    /// The end of its lease, once granted.
+    until: Moment,
+    /// The end of its wait while blocked, of its client's absence while away.
+    patience: Moment,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Joined by `e`, nobody asks for the answer yet.
+    Queued,
+    /// Its connection waits for the answer.
+    Blocked,
+    /// Granted to a place of `e` that has not been waited for.
+    Unclaimed,
+    Held,
+}
+
+/// What became of a two-phase place that `w` may ask for.
+enum Place {
+    Open(u32),
+    /// It was granted, and its lease ran out; `born` says of which key.
+    Expired {
+        born: u64,
+    },
+}
+
+struct Conn {
+    /// As shown in `stats`.
+    number: u64,
+    resume: Duration,
+    gone: bool,
+}
+
+impl Table {
+    /// `last_number` is at least every fence ever given out.
+    pub fn new(limits: Limits, last_number: u64) -> Table {
+        Table {
+            limits,
+            names: [HashMap::new(), HashMap::new()],
+            keys: Slab::new(),
+            claims: Slab::new(),
+            conns: Slab::new(),
+            queue: BTreeSet::new(),
+            due: BTreeSet::new(),
+            owned: BTreeSet::new(),
+            stamps: HashMap::new(),
+            places: BTreeMap::new(),
+            expired_places: 0,
+            idle: BTreeSet::new(),
+            load: Load::default(),
+            last_number,
+            connections_ever: 0,
+            closed: false,
+        }
+    }
+
+    pub fn load(&self) -> Load {
+        self.load
+    }
+
+    /// Whether it stopped giving out locks.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether this connection holds or waits for anything.
+    pub fn is_busy(&self, conn: ConnId) -> bool {
+        self.owned_by(conn).is_some()
+    }
+
+    pub fn connect(&mut self) -> ConnId {
+        self.connections_ever += 1;
+        let conn = Conn { number: self.connections_ever, resume: Duration::ZERO, gone: false };
+        ConnId(index(self.conns.insert(conn)))
+    }
+
+    /// From now on, what this connection leaves behind when it breaks may be resumed for so long.
+    pub fn allow_resuming(&mut self, conn: ConnId, resume: Duration) {
+        self.conns[conn.index()].resume = resume;
+    }
+
+    /// Lets go of what a closed connection had, a slice at a time: `false` while there is more.
+    pub fn disconnect(&mut self, turn: &mut Turn<'_>, conn: ConnId) -> bool {
+        self.conns[conn.index()].gone = true;
+        for _ in 0..SLICE {
+            let Some(claim) = self.owned_by(conn) else {
+                self.forget_places(conn);
+                self.conns.remove(conn.index());
+                return true;
+            };
+            self.abandon(turn, claim);
+        }
+        false
+    }
+
+    pub fn acquire(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        name: &[u8],
+        kind: Kind,
+        lease_s: u64,
+        timeout: Duration,
+    ) -> Reply {
+        self.run_out(turn);
+        match self.ask(turn, conn, name, kind, lease_s, Stage::Held) {
+            Asked::Granted(stamp) => Reply::Granted { stamp, lease_s },
+            Asked::No(no) => Reply::No(no),
+            Asked::Busy(_) if timeout.is_zero() => Reply::Timeout,
+            Asked::Busy(key) => {
+                self.join(conn, key, lease_s, Stage::Blocked, turn.now + timeout, None);
+                Reply::Blocked
+            }
+        }
+    }
+
+    pub fn enqueue(&mut self, turn: &mut Turn<'_>, conn: ConnId, name: &[u8], kind: Kind, lease_s: u64) -> Reply {
+        self.run_out(turn);
+        if let Some(key) = self.find(kind.space(), name) {
+            if let Some(Place::Open(_)) = self.places.get(&(conn, key)) {
+                return Reply::No(No::AlreadyEnqueued);
+            }
+            self.take_place(conn, key);
+        }
+        match self.ask(turn, conn, name, kind, lease_s, Stage::Unclaimed) {
+            Asked::Granted(stamp) => Reply::Granted { stamp, lease_s },
+            Asked::No(no) => Reply::No(no),
+            Asked::Busy(key) => {
+                let resumable = !self.conns[conn.index()].resume.is_zero();
+                let salt =
+                    resumable.then(|| std::num::NonZeroU64::new((turn.salt)()).unwrap_or(std::num::NonZeroU64::MIN));
+                let claim = self.join(conn, key, lease_s, Stage::Queued, Moment::NEVER, salt);
+                self.places.insert((conn, key), Place::Open(claim));
+                let ticket = self.claims[claim as usize].ticket();
+                if let Some(ticket) = ticket {
+                    self.stamps.insert(ticket.number, claim);
+                    let Key { name, kind, .. } = &self.keys[key as usize];
+                    turn.changes.push(Change::Queued { key: name.clone(), kind: *kind, ticket, lease_s });
+                }
+                Reply::Queued { ticket }
+            }
+        }
+    }
+
+    pub fn wait(&mut self, turn: &mut Turn<'_>, conn: ConnId, name: &[u8], space: Space, timeout: Duration) -> Reply {
+        self.run_out(turn);
+        let place = self.find(space, name).and_then(|key| self.take_place(conn, key));
+        let claim = match place {
+            None if self.closed => return Reply::No(No::Closed),
+            None => return Reply::No(No::NotEnqueued),
+            Some(Place::Expired { .. }) => return Reply::No(No::LeaseExpired),
+            Some(Place::Open(claim)) => claim,
+        };
+        let Claim { stage, stamp, lease_s, .. } = self.claims[claim as usize];
+        if stage == Stage::Unclaimed {
+            self.change(claim, |claim| claim.stage = Stage::Held);
+            self.extend(turn, claim, lease_s);
+            return Reply::Granted { stamp, lease_s };
+        }
+        if timeout.is_zero() {
+            self.leave(turn, claim);
+            return Reply::Timeout;
+        }
+        let patience = turn.now + timeout;
+        self.change(claim, |claim| {
+            claim.stage = Stage::Blocked;
+            claim.patience = patience;
+        });
+        Reply::Blocked
+    }
+
+    /// Ends a grant. Any connection may, with the token.
+    pub fn release(&mut self, turn: &mut Turn<'_>, name: &[u8], space: Space, token: &[u8]) -> bool {
+        self.run_out(turn);
+        let Some(claim) = self.granted(name, space, token) else { return false };
+        self.end(turn, claim, End::Released);
+        true
+    }
+
+    /// Sets a grant's lease to end `lease_s` from now.
+    pub fn renew(&mut self, turn: &mut Turn<'_>, name: &[u8], space: Space, token: &[u8], lease_s: u64) -> bool {
+        self.run_out(turn);
+        let Some(claim) = self.granted(name, space, token).filter(|claim| self.is_running(*claim, turn.now)) else {
+            return false;
+        };
+        self.extend(turn, claim, lease_s);
+        true
+    }
+
+    /// Makes `conn` the owner of a grant (by its token) or a place (by its ticket), wherever its client was.
+    pub fn resume(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        name: &[u8],
+        space: Space,
+        proof: &[u8],
+        lease_s: Option<u64>,
+    ) -> Option<Resumed> {
+        self.run_out(turn);
+        if let Some(claim) = self.granted(name, space, proof).filter(|claim| self.is_running(*claim, turn.now)) {
+            self.adopt(turn, claim, conn)?;
+            if let Some(lease_s) = lease_s {
+                self.extend(turn, claim, lease_s);
+            }
+            return Some(Resumed::Held { left_s: self.left_s(claim, turn.now) });
+        }
+        let claim = self.ticketed(name, space, proof)?;
+        self.adopt(turn, claim, conn)?;
+        let Claim { stage, stamp, .. } = self.claims[claim as usize];
+        match stage {
+            Stage::Held | Stage::Unclaimed => Some(Resumed::Granted { stamp, left_s: self.left_s(claim, turn.now) }),
+            Stage::Queued | Stage::Blocked => {
+                let ticket = self.claims[claim as usize].ticket()?;
+                self.settle(turn, self.claims[claim as usize].key);
+                // Coming back may have been all that the queue was waiting for.
+                match self.claims[claim as usize] {
+                    Claim { stage: Stage::Unclaimed, stamp, lease_s, .. } => {
+                        Some(Resumed::Granted { stamp, left_s: lease_s })
+                    }
+                    _ => Some(Resumed::Queued { ticket }),
+                }
+            }
+        }
+    }
+
+    /// Ends whatever ran out by now. Work left over is due at once, see [`Table::next_due`].
+    pub fn run_out(&mut self, turn: &mut Turn<'_>) {
+        for _ in 0..SLICE {
+            let Some(&(due, claim)) = self.due.first() else { break };
+            if due > turn.now {
+                break;
+            }
+            self.finish(turn, claim);
+        }
+        for _ in 0..SLICE {
+            let Some(&(since, key)) = self.idle.first() else { break };
+            if since + self.limits.idle > turn.now {
+                break;
+            }
+            self.forget_key(key);
+        }
+        self.shrink();
+    }
+
+    /// When [`Table::run_out`] is to be called next.
+    pub fn next_due(&self) -> Moment {
+        let claim = self.due.first().map_or(Moment::NEVER, |(due, _)| *due);
+        let idle = self.idle.first().map_or(Moment::NEVER, |(since, _)| *since + self.limits.idle);
+        claim.min(idle)
+    }
+
+    /// Gives out no more locks and sends every waiter away, because the server stops.
+    pub fn close(&mut self, turn: &mut Turn<'_>) {
+        self.closed = true;
+        let waiting = |claim: &Claim| matches!(claim.stage, Stage::Queued | Stage::Blocked);
+        let all: Vec<u32> = self.claims.iter().filter(|(_, claim)| waiting(claim)).map(|(at, _)| index(at)).collect();
+        for claim in all {
+            let Claim { conn, key, stage, .. } = self.claims[claim as usize];
+            if stage == Stage::Blocked && conn != ConnId::NOBODY {
+                turn.verdicts.push((conn, Verdict::Off));
+            }
+            self.close_place(conn, key, claim);
+            self.leave(turn, claim);
+        }
+    }
+}
+
+/// What asking for a lock led to.
+enum Asked {
+    Granted(Stamp),
+    Busy(u32),
+    No(No),
+}
+
+fn index(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or_else(|_| panic!("more than 2^32 claims"))
+}

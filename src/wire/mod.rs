@@ -1,0 +1,56 @@
+//! The native protocol, whole: three lines ask, one line answers. No I/O here.
+//!
+//! A request is `command LF key LF argument LF`; an answer is one line. A line holds at most
+//! [`MAX_LINE`] bytes without its LF (the argument of `auth` at most [`MAX_SECRET`]); CRs before the LF
+//! are dropped. Requests of one connection are answered in order; a blocked one holds up those behind it.
+//! Keys are bytes, not empty, without space, tab and CR. Numbers are decimal, with an optional sign;
+//! seconds reach up to [`MAX_SECONDS`]. A request that breaks a rule is answered `error`.
+//!
+//! | command | key | argument | answers |
+//! | --- | --- | --- | --- |
+//! | `auth` | any | secret | `ok`, `error_auth` (then close), `error` (no secret is asked for) |
+//! | `l` acquire | key | `timeout [lease]` | `ok TOKEN LEASE`, `timeout`, `error_max_locks`, `error_max_waiters` |
+//! | `r` release | key | `token` | `ok`, `error` |
+//! | `n` renew | key | `token [lease]` | `ok SECONDS`, `error` |
+//! | `e` enqueue | key | `[lease]` | `acquired TOKEN LEASE`, `queued [TICKET]`, `error_already_enqueued`, as `l` |
+//! | `w` wait | key | `timeout` | `ok TOKEN LEASE`, `timeout`, `error_not_enqueued`, `error_lease_expired` |
+//! | `sl` | key | `timeout limit [lease]` | as `l`, and `error_limit_mismatch` |
+//! | `se` | key | `limit [lease]` | as `e`, and `error_limit_mismatch` |
+//! | `sr` `sn` `sw` | key | as `r` `n` `w` | as `r` `n` `w` |
+//! | `stats` | any | any | `ok {json}` |
+//! | `ping` | any | any | `ok` |
+//! | `info` | any | nothing, `_`, or `resume SECONDS` | `ok {json}` |
+//! | `resume` `sresume` | key | `token [lease]` | `ok SECONDS`, `error` |
+//! | `resume` `sresume` | key | `ticket` | `queued TICKET`, `acquired TOKEN LEASE`, `error` |
+//!
+//! The last three are ours; other servers answer them `error`. Every command but `auth` may also get
+//! `error_draining` (the server is stopping), `error_not_leader [host:port]` (a cluster's member that does
+//! not lead) and `error_max_connections` (then close). Readers take any `error…` for a refusal and ignore
+//! further fields behind the ones they know.
+//!
+//! `info` says what the server is: `{"server":"dflock","version":"…","fencing":true,"auto_release":true,
+//! "idle_cut_s":0,"resume_s":60}`. `idle_cut_s` is how long a connection that holds or waits may be silent
+//! (0: any time). With `resume N` the locks and queue places of this connection outlive it by N seconds
+//! (`resume_s` says how many were agreed), and `e` answers `queued TICKET`.
+//!
+//! A token is 32 hex digits. From this server the first 16 are the fence, a number that grows with every
+//! grant, and the rest is random. A ticket has the same form and proves a queue place.
+
+pub mod answer;
+pub mod frame;
+pub mod number;
+pub mod request;
+
+pub use answer::{Answer, Refusal};
+pub use frame::{Frame, next_frame};
+pub use request::Request;
+
+/// Bytes of a line, without its LF.
+pub const MAX_LINE: usize = 256;
+
+/// Bytes of the argument of `auth`.
+pub const MAX_SECRET: usize = 64 * 1024;
+
+/// The most seconds a timeout or a lease may have: more would overflow 64 bits of nanoseconds
+/// in the original server.
+pub const MAX_SECONDS: u64 = 9_223_372_036;
