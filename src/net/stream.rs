@@ -26,6 +26,11 @@ impl Stream {
         }
     }
 
+    /// Whether written bytes need a flush to leave.
+    pub fn keeps_written_bytes(&self) -> bool {
+        matches!(self, Stream::Tls(_))
+    }
+
     /// Whether the peer is known to have closed its side, read or not.
     pub fn is_read_closed(&self) -> bool {
         let mut context = Context::from_waker(Waker::noop());

@@ -8,7 +8,7 @@ mod admit;
 mod event;
 mod session;
 mod shared;
-mod stamp;
+pub mod stamp;
 mod stats;
 pub mod table;
 

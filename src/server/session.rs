@@ -9,7 +9,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use subtle::ConstantTimeEq;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep, timeout};
@@ -67,8 +67,10 @@ pub(super) async fn serve(arrival: Arrival, peer: String, admission: Admission, 
         out: Vec::new(),
         authenticated: !secret_needed,
         watchdog: Box::pin(sleep(context.read_timeout)),
+        watched: false,
         progress_at: clock::server_now(),
         progress_lines: 0,
+        read_at: clock::server_now(),
         fresh: true,
         seat: Seat::take(context),
         _admission: admission,
@@ -130,9 +132,13 @@ struct Session {
     authenticated: bool,
     /// Wakes at the end of some read timeout that has begun; which one counts is found out then.
     watchdog: Pin<Box<Sleep>>,
+    /// Whether a bark would be noticed: this task polled it, and has waited for nothing else since.
+    watched: bool,
     /// When the client last completed a line, or a request of it was answered.
     progress_at: Moment,
     progress_lines: usize,
+    /// When something was read last.
+    read_at: Moment,
     /// Nothing has been read yet.
     fresh: bool,
     seat: Seat,
@@ -204,7 +210,7 @@ impl Session {
             Frame::Partial { lines } => {
                 if lines != self.progress_lines {
                     self.progress_lines = lines;
-                    self.progress_at = clock::server_now();
+                    self.progress_at = self.read_at;
                 }
                 None
             }
@@ -224,7 +230,7 @@ impl Session {
             self.used = 0;
         }
         if next.is_some() {
-            self.progress_at = clock::server_now();
+            self.progress_at = self.read_at;
         }
         next
     }
@@ -379,6 +385,7 @@ impl Session {
             if self.out.len() >= stats::PIECE {
                 self.send().await?;
             }
+            self.watched = false;
             tokio::task::yield_now().await;
         }
         answer::end_document(&mut self.out);
@@ -390,8 +397,20 @@ impl Session {
         if self.out.is_empty() {
             return Ok(());
         }
+        // Nearly always everything goes out at once, and no clock is needed.
+        let mut stream = Pin::new(&mut self.stream);
+        let sent = poll_fn(|cx| match stream.as_mut().poll_write(cx, &self.out) {
+            Poll::Ready(sent) => Poll::Ready(sent),
+            Poll::Pending => Poll::Ready(Ok(0)),
+        });
+        let sent = sent.await?;
+        if sent == self.out.len() && !self.stream.keeps_written_bytes() {
+            empty(&mut self.out);
+            return Ok(());
+        }
+        self.watched = false;
         let writing = async {
-            self.stream.write_all(&self.out).await?;
+            self.stream.write_all(&self.out[sent..]).await?;
             self.stream.flush().await
         };
         let limit = self.seat.context.write_timeout;
@@ -406,11 +425,19 @@ impl Session {
 
     /// Waits for more bytes, but not for ever: see [`Session::overdue`].
     async fn read_more(&mut self) -> Result<(), Farewell> {
+        // The watchdog knows this task from the first time on. If it has barked since, we are called again.
+        let mut look_at_watchdog = !std::mem::replace(&mut self.watched, true);
         poll_fn(|cx| {
             match poll_read(&mut self.stream, cx, &mut self.input, READ_SIZE) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Farewell::Silent)),
-                Poll::Ready(Ok(_)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(_)) => {
+                    self.read_at = clock::server_now();
+                    return Poll::Ready(Ok(()));
+                }
                 Poll::Pending => {}
+            }
+            if !std::mem::replace(&mut look_at_watchdog, true) {
+                return Poll::Pending;
             }
             while self.watchdog.as_mut().poll(cx).is_ready() {
                 match self.overdue() {
@@ -448,6 +475,7 @@ impl Session {
     async fn blocked(&mut self, mut mailbox: oneshot::Receiver<Verdict>) -> Option<Verdict> {
         self.input.drain(..self.used);
         self.used = 0;
+        self.watched = false;
         let mut look = None;
         let verdict = poll_fn(|cx| {
             while self.input.len() < MAX_AHEAD {
@@ -473,7 +501,8 @@ impl Session {
             Poll::Pending
         })
         .await;
-        self.progress_at = clock::server_now();
+        self.read_at = clock::server_now();
+        self.progress_at = self.read_at;
         // A lock is not handed to a client that has just gone.
         verdict.filter(|verdict| !matches!(verdict, Verdict::Granted { .. }) || !self.stream.is_at_end())
     }

@@ -1,5 +1,5 @@
 //! A clean house for tests: the real binary with its own home, its own server, and nothing inherited.
-#![allow(dead_code, reason = "each test program uses its part of the house")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part of the house")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

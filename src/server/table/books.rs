@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Asked, Change, Claim, ConnId, EXPIRED_PLACES, End, Key, Kind, Moment, No, Place, Space, Stage, Stamp, Table, Turn,
-    Verdict, index,
+    Asked, Change, Claim, ConnId, EXPIRED_PLACES, End, Key, Kind, Link, Moment, No, Place, Space, Stage, Stamp, Table,
+    Turn, Verdict, index,
 };
 
 impl Claim {
@@ -34,8 +34,7 @@ impl Table {
     }
 
     pub(super) fn owned_by(&self, conn: ConnId) -> Option<u32> {
-        let claims = (conn, 0)..=(conn, u32::MAX);
-        self.owned.range(claims).next().map(|(_, claim)| *claim)
+        self.conns[conn.index()].owned.first()
     }
 
     /// The grant that `token` proves.
@@ -109,6 +108,7 @@ impl Table {
                 lease_s,
                 until: Moment::NEVER,
                 patience: Moment::NEVER,
+                link: Link::default(),
             });
             if stage == Stage::Unclaimed {
                 self.places.insert((conn, key), Place::Open(claim));
@@ -131,22 +131,31 @@ impl Table {
 
     fn make_key(&mut self, now: Moment, name: &[u8], kind: Kind) -> Option<u32> {
         if self.keys.len() >= self.limits.keys {
-            let (_, oldest) = *self.idle.first()?;
+            let oldest = self.idle.first()?;
             self.forget_key(oldest);
         }
         let name: Arc<[u8]> = name.into();
         let born = self.next_number();
-        let key = Key { name: name.clone(), kind, holders: 0, waiting: 0, newest: 0, born, idle_since: now };
+        let key = Key {
+            name: name.clone(),
+            kind,
+            holders: 0,
+            waiting: 0,
+            newest: 0,
+            born,
+            idle_since: now,
+            link: Link::default(),
+        };
         let key = index(self.keys.insert(key));
         self.names[kind.space() as usize].insert(name, key);
-        self.idle.insert((now, key));
+        self.idle.push(&mut self.keys, key);
         Some(key)
     }
 
     /// Of a key that nobody uses.
     pub(super) fn forget_key(&mut self, key: u32) {
+        self.idle.remove(&mut self.keys, key);
         let gone = self.keys.remove(key as usize);
-        self.idle.remove(&(gone.idle_since, key));
         self.names[gone.kind.space() as usize].remove(&gone.name);
     }
 
@@ -154,15 +163,26 @@ impl Table {
         let Claim { key, conn, .. } = claim;
         let due = claim.due();
         let claim = index(self.claims.insert(claim));
-        self.owned.insert((conn, claim));
+        self.own(conn, claim);
         if due != Moment::NEVER {
             self.due.insert((due, claim));
         }
         let entry = &self.keys[key as usize];
         if entry.holders + entry.waiting == 0 {
-            self.idle.remove(&(entry.idle_since, key));
+            self.idle.remove(&mut self.keys, key);
         }
         claim
+    }
+
+    fn own(&mut self, conn: ConnId, claim: u32) {
+        self.conns[conn.index()].owned.push(&mut self.claims, claim);
+    }
+
+    fn disown(&mut self, claim: u32) {
+        let conn = self.claims[claim as usize].conn;
+        if conn != ConnId::NOBODY {
+            self.conns[conn.index()].owned.remove(&mut self.claims, claim);
+        }
     }
 
     /// Puts a claim at the end of the queue.
@@ -178,7 +198,9 @@ impl Table {
         let order = self.next_number();
         let stamp = Stamp { number: 0, salt: 0 };
         let until = Moment::NEVER;
-        let claim = self.add_claim(Claim { key, conn, stage, order, ticket_salt, stamp, lease_s, until, patience });
+        let link = Link::default();
+        let claim =
+            self.add_claim(Claim { key, conn, stage, order, ticket_salt, stamp, lease_s, until, patience, link });
         self.keys[key as usize].waiting += 1;
         self.load.waiting += 1;
         self.queue.insert((key, order, claim));
@@ -242,7 +264,7 @@ impl Table {
             let Key { holders, waiting, kind, .. } = self.keys[key as usize];
             if holders + waiting == 0 {
                 self.keys[key as usize].idle_since = turn.now;
-                self.idle.insert((turn.now, key));
+                self.idle.push(&mut self.keys, key);
                 return;
             }
             let first = self.queue.range((key, 0, 0)..=(key, u64::MAX, u32::MAX)).next().copied();
@@ -272,8 +294,8 @@ impl Table {
     }
 
     fn remove_claim(&mut self, claim: u32) -> Claim {
+        self.disown(claim);
         let gone = self.claims.remove(claim as usize);
-        self.owned.remove(&(gone.conn, claim));
         self.due.remove(&(gone.due(), claim));
         if gone.is_granted() {
             self.stamps.remove(&gone.stamp.number);
@@ -340,7 +362,7 @@ impl Table {
         }
         let lets_go = !granted || self.limits.auto_release;
         let away_until = if lets_go { turn.now + resume } else { Moment::NEVER };
-        self.owned.remove(&(conn, claim));
+        self.disown(claim);
         self.change(claim, |claim| {
             claim.conn = ConnId::NOBODY;
             claim.patience = away_until;
@@ -367,9 +389,9 @@ impl Table {
                 turn.verdicts.push((before, Verdict::Off));
             }
             self.close_place(before, key, claim);
-            self.owned.remove(&(before, claim));
+            self.disown(claim);
         }
-        self.owned.insert((conn, claim));
+        self.own(conn, claim);
         if two_phase {
             self.places.insert((conn, key), Place::Open(claim));
         }

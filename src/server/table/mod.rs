@@ -9,15 +9,18 @@
 //! place is out of the queue, so nobody absent is ever granted a lock; on return it has its old order.
 
 mod books;
+mod chain;
 mod change;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
 
+use chain::{Chain, Link, Linked};
 pub use change::{Change, ConnId, End, No, Reply, Resumed, Turn, Verdict};
 pub use report::{Cursor, Row};
 
@@ -59,12 +62,11 @@ pub struct Table {
     /// Waiting claims whose client is there: (key, order, claim).
     queue: BTreeSet<(u32, u64, u32)>,
     due: BTreeSet<(Moment, u32)>,
-    owned: BTreeSet<(ConnId, u32)>,
-    stamps: HashMap<u64, u32>,
+    stamps: HashMap<u64, u32, NumberHash>,
     places: BTreeMap<(ConnId, u32), Place>,
     expired_places: usize,
     /// Keys that nobody uses, longest unused first.
-    idle: BTreeSet<(Moment, u32)>,
+    idle: Chain,
     load: Load,
     /// The last fence, ticket or birth number given out.
     last_number: u64,
@@ -82,6 +84,8 @@ struct Key {
     /// Orders keys by when they were made; tells a key from an earlier one in the same slot.
     born: u64,
     idle_since: Moment,
+    /// In the list of keys that nobody uses.
+    link: Link,
 }
 
 struct Claim {
@@ -98,6 +102,8 @@ struct Claim {
     until: Moment,
     /// The end of its wait while blocked, of its client's absence while away.
     patience: Moment,
+    /// In the list of what its connection has.
+    link: Link,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +131,20 @@ struct Conn {
     number: u64,
     resume: Duration,
     gone: bool,
+    /// Its claims.
+    owned: Chain,
+}
+
+impl Linked for Key {
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+impl Linked for Claim {
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
 }
 
 impl Table {
@@ -138,11 +158,10 @@ impl Table {
             conns: Slab::new(),
             queue: BTreeSet::new(),
             due: BTreeSet::new(),
-            owned: BTreeSet::new(),
-            stamps: HashMap::new(),
+            stamps: HashMap::default(),
             places: BTreeMap::new(),
             expired_places: 0,
-            idle: BTreeSet::new(),
+            idle: Chain::default(),
             load: Load::default(),
             last_number,
             connections_ever: 0,
@@ -166,7 +185,8 @@ impl Table {
 
     pub fn connect(&mut self) -> ConnId {
         self.connections_ever += 1;
-        let conn = Conn { number: self.connections_ever, resume: Duration::ZERO, gone: false };
+        let number = self.connections_ever;
+        let conn = Conn { number, resume: Duration::ZERO, gone: false, owned: Chain::default() };
         ConnId(index(self.conns.insert(conn)))
     }
 
@@ -330,8 +350,8 @@ impl Table {
             self.finish(turn, claim);
         }
         for _ in 0..SLICE {
-            let Some(&(since, key)) = self.idle.first() else { break };
-            if since + self.limits.idle > turn.now {
+            let Some(key) = self.idle.first() else { break };
+            if self.keys[key as usize].idle_since + self.limits.idle > turn.now {
                 break;
             }
             self.forget_key(key);
@@ -342,7 +362,8 @@ impl Table {
     /// When [`Table::run_out`] is to be called next.
     pub fn next_due(&self) -> Moment {
         let claim = self.due.first().map_or(Moment::NEVER, |(due, _)| *due);
-        let idle = self.idle.first().map_or(Moment::NEVER, |(since, _)| *since + self.limits.idle);
+        let oldest = self.idle.first().map(|key| self.keys[key as usize].idle_since);
+        let idle = oldest.map_or(Moment::NEVER, |since| since + self.limits.idle);
         claim.min(idle)
     }
 
@@ -359,6 +380,28 @@ impl Table {
             self.close_place(conn, key, claim);
             self.leave(turn, claim);
         }
+    }
+}
+
+/// Hashes numbers that this table gave out itself: nobody outside chooses what is stored under them.
+type NumberHash = BuildHasherDefault<NumberHasher>;
+
+#[derive(Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
     }
 }
 

@@ -1,0 +1,24 @@
+//! The deciding machines under seeded random schedules, against naive models of what they should do.
+//!
+//! `DFLOCK_HISTORIES=N` plays N histories instead of a few thousand; `DFLOCK_SEED=S` plays the one of seed S
+//! and prints it.
+
+mod model;
+mod random;
+mod table;
+
+/// How many histories to play, from which seed on, and whether to tell the story.
+struct Plan {
+    seeds: std::ops::Range<u64>,
+    tell: bool,
+}
+
+impl Plan {
+    fn from_environment(histories: u64) -> Plan {
+        let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+        if let Some(seed) = number("DFLOCK_SEED") {
+            return Plan { seeds: seed..seed + 1, tell: true };
+        }
+        Plan { seeds: 0..number("DFLOCK_HISTORIES").unwrap_or(histories), tell: false }
+    }
+}
