@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench server` prints; it asserts nothing, because machines differ. Ratios of one run count.
 
+#![allow(clippy::print_stdout, reason = "a stopwatch prints")]
+
 #[path = "../house/mod.rs"]
 mod house;
 
@@ -133,7 +135,8 @@ fn pairs_per_second(address: &str, connections: usize, locks: bool) -> f64 {
                         release[token_at..token_at + 32].copy_from_slice(&answer[3..35]);
                     }
                     stream.write_all(&release).await.expect("written");
-                    stream.read(&mut answer).await.expect("an answer");
+                    let read = stream.read(&mut answer).await.expect("an answer");
+                    assert!(read > 0, "the server hung up");
                     pairs.fetch_add(1, Ordering::Relaxed);
                 }
             }));

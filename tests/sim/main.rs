@@ -3,6 +3,9 @@
 //! `DFLOCK_HISTORIES=N` plays N histories instead of a few thousand; `DFLOCK_SEED=S` plays the one of seed S
 //! and prints it.
 
+#![allow(unreachable_pub, reason = "a test program has no outside")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a failing seed tells its story")]
+
 mod model;
 mod random;
 mod table;
