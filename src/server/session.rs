@@ -278,12 +278,12 @@ impl Session {
                 let resumed = shared.with(|table, turn| table.resume(turn, conn, key, space, proof, lease_s));
                 match resumed {
                     None => self.say(Answer::Refused(Refusal::Unsaid)),
-                    Some(Resumed::Held { left_s }) => self.say(Answer::Left { seconds: left_s }),
+                    Some(Resumed::Held { lease_s }) => self.say(Answer::Left { seconds: lease_s }),
                     Some(Resumed::Queued { ticket }) => {
                         self.say(Answer::Queued { ticket: Some(ticket.hex().as_str()) })
                     }
-                    Some(Resumed::Granted { stamp, left_s }) => {
-                        self.say(Answer::Acquired { token: stamp.hex().as_str(), lease_s: left_s })
+                    Some(Resumed::Granted { stamp, lease_s }) => {
+                        self.say(Answer::Acquired { token: stamp.hex().as_str(), lease_s })
                     }
                 }
             }
@@ -425,8 +425,8 @@ impl Session {
 
     /// Waits for more bytes, but not for ever: see [`Session::overdue`].
     async fn read_more(&mut self) -> Result<(), Farewell> {
-        // The watchdog knows this task from the first time on. If it has barked since, we are called again.
-        let mut look_at_watchdog = !std::mem::replace(&mut self.watched, true);
+        // Once the watchdog knows this task, a bark calls us again; until then it need not be looked at.
+        let mut look_at_watchdog = !self.watched || self.watchdog.is_elapsed();
         poll_fn(|cx| {
             match poll_read(&mut self.stream, cx, &mut self.input, READ_SIZE) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Farewell::Silent)),
@@ -450,6 +450,7 @@ impl Session {
                     }
                 }
             }
+            self.watched = true;
             Poll::Pending
         })
         .await
@@ -503,8 +504,16 @@ impl Session {
         .await;
         self.read_at = clock::server_now();
         self.progress_at = self.read_at;
-        // A lock is not handed to a client that has just gone.
-        verdict.filter(|verdict| !matches!(verdict, Verdict::Granted { .. }) || !self.stream.is_at_end())
+        let is_grant = |verdict: &Verdict| matches!(verdict, Verdict::Granted { .. });
+        if verdict.as_ref().is_some_and(|verdict| !is_grant(verdict) || !self.stream.is_at_end()) {
+            return verdict;
+        }
+        // The client has just gone; what it was granted it will never know of.
+        mailbox.close();
+        if let Some(Verdict::Granted { stamp, .. }) = verdict.or_else(|| mailbox.try_recv().ok()) {
+            self.seat.context.shared.with(|table, turn| table.take_back(turn, stamp));
+        }
+        None
     }
 
     /// Lets go of everything, then says the last word.

@@ -1,5 +1,6 @@
 //! The table as all connections share it: behind one lock, with a mailbox for each that is blocked.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
@@ -20,7 +21,7 @@ struct State {
     table: Table,
     salts: Salts,
     changes: Vec<Change>,
-    verdicts: Vec<(ConnId, Verdict)>,
+    verdicts: VecDeque<(ConnId, Verdict)>,
     mailboxes: Vec<Option<oneshot::Sender<Verdict>>>,
     timer_at: Moment,
 }
@@ -31,7 +32,7 @@ impl Shared {
             table,
             salts: Salts::default(),
             changes: Vec::new(),
-            verdicts: Vec::new(),
+            verdicts: VecDeque::new(),
             mailboxes: Vec::new(),
             timer_at: Moment::NEVER,
         };
@@ -150,10 +151,12 @@ impl State {
         changes.clear();
         let mut turn = Turn { now: clock::server_now(), salt: &mut || salts.next(), changes, verdicts };
         let result = operation(table, &mut turn);
-        for (conn, verdict) in verdicts.drain(..) {
-            if let Some(mailbox) = mailboxes.get_mut(conn.index()).and_then(Option::take) {
-                // Its connection may have closed this moment; then its end releases what it was granted.
-                let _ = mailbox.send(verdict);
+        while let Some((conn, verdict)) = turn.verdicts.pop_front() {
+            let mailbox = mailboxes.get_mut(conn.index()).and_then(Option::take);
+            // Without a reader its connection is closing at this moment.
+            let delivered = mailbox.is_some_and(|mailbox| mailbox.send(verdict).is_ok());
+            if let (false, Verdict::Granted { stamp, .. }) = (delivered, verdict) {
+                table.take_back(&mut turn, stamp);
             }
         }
         result

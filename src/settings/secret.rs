@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::error::Failure;
-use crate::wire::MAX_SECRET;
+use crate::wire::{self, MAX_SECRET};
 
 /// Never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl Secret {
 
     /// `source` names where `text` was found.
     pub fn new(text: &[u8], source: &str) -> Result<Secret, Failure> {
-        let text = text.trim_ascii();
+        let text = wire::trim(text);
         if text.is_empty() {
             return Err(Failure::usage(format!("the auth token in {source} is empty")));
         }

@@ -21,7 +21,7 @@
 //! | `ping` | any | any | `ok` |
 //! | `info` | any | nothing, `_`, or `resume SECONDS` | `ok {json}` |
 //! | `resume` `sresume` | key | `token [lease]` | `ok SECONDS`, `error` |
-//! | `resume` `sresume` | key | `ticket` | `queued TICKET`, `acquired TOKEN LEASE`, `error` |
+//! | `resume` `sresume` | key | `ticket [lease]` | `queued TICKET`, `acquired TOKEN LEASE`, `error` |
 //!
 //! The last three are ours; other servers answer them `error`. Every command but `auth` may also get
 //! `error_draining` (the server is stopping), `error_not_leader [host:port]` (a cluster's member that does
@@ -32,6 +32,9 @@
 //! "idle_cut_s":0,"resume_s":60}`. `idle_cut_s` is how long a connection that holds or waits may be silent
 //! (0: any time). With `resume N` the locks and queue places of this connection outlive it by N seconds
 //! (`resume_s` says how many were agreed), and `e` answers `queued TICKET`.
+//!
+//! What was resumed belongs to the connection that resumed it, and the lease of a lock starts anew. After
+//! `queued` the place is waited for by `w`; after `acquired` nothing is left to wait for.
 //!
 //! A token is 32 hex digits. From this server the first 16 are the fence, a number that grows with every
 //! grant, and the rest is random. A ticket has the same form and proves a queue place.
@@ -44,6 +47,11 @@ pub mod request;
 pub use answer::{Answer, Refusal};
 pub use frame::{Frame, next_frame};
 pub use request::Request;
+
+/// Without the white space around it, as the original reads a secret.
+pub fn trim(text: &[u8]) -> &[u8] {
+    std::str::from_utf8(text).map_or(text.trim_ascii(), |text| text.trim().as_bytes())
+}
 
 /// Bytes of a line, without its LF.
 pub const MAX_LINE: usize = 256;

@@ -60,7 +60,7 @@ pub struct Malformed;
 impl<'a> Request<'a> {
     pub fn parse([command, key, argument]: [&'a [u8]; 3]) -> Result<Request<'a>, Malformed> {
         let request = match command {
-            b"auth" => Request::Auth { secret: argument.trim_ascii() },
+            b"auth" => Request::Auth { secret: super::trim(argument) },
             b"stats" => Request::Stats,
             b"ping" => Request::Ping,
             b"info" => Request::Info { resume_s: parse_info(argument)? },

@@ -26,6 +26,7 @@ pub struct Claim {
     pub conn: Option<Conn>,
     pub state: State,
     pub has_ticket: bool,
+    pub was_queued: bool,
     pub lease_s: u64,
     pub until: Moment,
     pub patience: Moment,
@@ -133,6 +134,7 @@ impl Model {
             conn: Some(conn),
             state: if two_phase { State::Queued } else { State::Blocked },
             has_ticket: false,
+            was_queued: false,
             lease_s,
             until: Moment::NEVER,
             patience: Moment::NEVER,
@@ -148,6 +150,7 @@ impl Model {
         if self.max_waiters > 0 && self.waiting(key, kind) >= self.max_waiters {
             return Said::MaxWaiters;
         }
+        claim.was_queued = true;
         claim.has_ticket = two_phase && !self.resume[conn].is_zero();
         self.claims.push(Some(claim));
         if two_phase { Said::Queued(id) } else { Said::Blocked(id) }
@@ -274,8 +277,9 @@ impl Model {
             let auto_release = self.auto_release;
             let claim = self.claim(id);
             let (key, kind) = (claim.key, claim.kind);
+            let unknown = claim.state == State::Unclaimed && claim.was_queued && !claim.has_ticket;
             let keeps = if claim.is_granted() {
-                !auto_release || !resume.is_zero()
+                !unknown && (!auto_release || !resume.is_zero())
             } else {
                 claim.has_ticket && !resume.is_zero()
             };
@@ -291,7 +295,7 @@ impl Model {
     }
 
     /// `None`: refused.
-    pub fn resume(&mut self, id: usize, conn: Conn, now: Moment) -> Option<()> {
+    pub fn resume(&mut self, id: usize, conn: Conn, lease_s: Option<u64>, now: Moment) -> Option<()> {
         let claim = self.claims[id].clone()?;
         let two_phase = claim.state != State::Held;
         if two_phase && claim.conn != Some(conn) {
@@ -309,7 +313,15 @@ impl Model {
         if entry.state == State::Blocked {
             entry.state = State::Queued;
         }
+        if let Some(lease_s) = lease_s {
+            entry.lease_s = lease_s;
+        }
         self.settle(claim.key, claim.kind, now);
+        let entry = self.claim(id);
+        if entry.is_granted() {
+            entry.state = State::Held;
+            entry.until = now + Duration::from_secs(entry.lease_s);
+        }
         Some(())
     }
 }

@@ -1,6 +1,6 @@
 //! The server's table against the model: the same schedule for both, and every word of theirs compared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use dflock::clock::Moment;
@@ -46,7 +46,7 @@ struct Play {
     forgets_keys: bool,
     last_fence: u64,
     changes: Vec<Change>,
-    verdicts: Vec<(ConnId, Verdict)>,
+    verdicts: VecDeque<(ConnId, Verdict)>,
 }
 
 impl Play {
@@ -71,7 +71,7 @@ impl Play {
             forgets_keys: idle < Duration::from_secs(100) || keys < 8,
             last_fence: 1000,
             changes: Vec::new(),
-            verdicts: Vec::new(),
+            verdicts: VecDeque::new(),
         }
     }
 
@@ -237,25 +237,26 @@ impl Play {
         let known = self.model.claims[claim].clone();
         let (key, kind) = known.as_ref().map_or((0, Kind::Lock), |claim| (claim.key, claim.kind));
         let name = format!("key-{key}").into_bytes();
-        self.say(format_args!("c{conn} resumes claim {claim}, by ticket {by_ticket}"));
-        let resumed = self.turn(|table, turn| table.resume(turn, id, &name, kind.space(), proof.as_bytes(), None));
+        let lease_s = *self.random.pick(&[None, Some(3)]);
+        self.say(format_args!("c{conn} resumes claim {claim}, by ticket {by_ticket}, lease {lease_s:?}"));
+        let resumed = self.turn(|table, turn| table.resume(turn, id, &name, kind.space(), proof.as_bytes(), lease_s));
         let possible = known.is_some_and(|known| if by_ticket { known.has_ticket } else { known.is_granted() });
-        let done = if possible { self.model.resume(claim, conn, self.now) } else { None };
+        let done = if possible { self.model.resume(claim, conn, lease_s, self.now) } else { None };
         assert_eq!(resumed.is_some(), done.is_some(), "resuming claim {claim}");
         self.check_told(None);
         let Some(resumed) = resumed else { return };
-        let left = |model: &mut Model, now: Moment| model.claim(claim).until.since(now).as_secs();
         match resumed {
-            Resumed::Held { left_s } => assert_eq!(left_s, left(&mut self.model, self.now)),
-            Resumed::Granted { stamp, left_s } => {
-                assert!(self.model.is_granted(claim));
-                assert_eq!(left_s, left(&mut self.model, self.now));
-                assert_eq!(self.tokens[&claim], stamp.hex().as_str());
+            Resumed::Held { lease_s } | Resumed::Granted { lease_s, .. } => {
+                assert_eq!(self.model.claim(claim).state, State::Held);
+                assert_eq!(lease_s, self.model.claim(claim).lease_s);
             }
             Resumed::Queued { ticket } => {
                 assert_eq!(self.model.claim(claim).state, State::Queued);
                 assert_eq!(self.tickets[&claim], ticket.hex().as_str());
             }
+        }
+        if let Resumed::Granted { stamp, .. } = resumed {
+            assert_eq!(self.tokens[&claim], stamp.hex().as_str());
         }
     }
 
@@ -346,7 +347,7 @@ impl Play {
             };
             let at = verdicts.iter().position(|(id, _)| Some(*id) == self.conns[conn]);
             let at = at.unwrap_or_else(|| panic!("{told:?} was not told, or to somebody else, or to the dead"));
-            let (_, verdict) = verdicts.remove(at);
+            let (_, verdict) = verdicts.remove(at).expect("found");
             assert!(self.blocked.remove(&conn).is_some(), "{told:?} to one who does not wait");
             match (verdict, told) {
                 (Verdict::Granted { stamp, .. }, Told::Granted(_, claim)) => {

@@ -63,8 +63,16 @@ impl Table {
         self.claims[claim as usize].due() > now
     }
 
-    pub(super) fn left_s(&self, claim: u32, now: Moment) -> u64 {
-        self.claims[claim as usize].until.since(now).as_secs()
+    /// Somebody takes up what was granted to a claim, if it was: its lease starts anew.
+    pub(super) fn take_up(&mut self, turn: &mut Turn<'_>, claim: u32) -> Option<(Stamp, u64)> {
+        let Claim { stamp, lease_s, conn, key, .. } = self.claims[claim as usize];
+        if !self.claims[claim as usize].is_granted() {
+            return None;
+        }
+        self.close_place(conn, key, claim);
+        self.claims[claim as usize].stage = Stage::Held;
+        self.extend(turn, claim, lease_s);
+        Some((stamp, lease_s))
     }
 
     /// Finds or makes the key and grants it if it is free.
@@ -278,7 +286,7 @@ impl Table {
             self.unqueue(claim);
             if stage == Stage::Blocked {
                 let stamp = self.grant(turn, claim, Stage::Held);
-                turn.verdicts.push((conn, Verdict::Granted { stamp, lease_s }));
+                turn.verdicts.push_back((conn, Verdict::Granted { stamp, lease_s }));
             } else {
                 self.grant(turn, claim, Stage::Unclaimed);
             }
@@ -341,21 +349,24 @@ impl Table {
             return self.end(turn, claim, why);
         }
         if entry.stage == Stage::Blocked && !entry.is_away() {
-            turn.verdicts.push((entry.conn, Verdict::Timeout));
+            turn.verdicts.push_back((entry.conn, Verdict::Timeout));
         }
         self.leave(turn, claim);
     }
 
     /// The connection of a claim is closed.
     pub(super) fn abandon(&mut self, turn: &mut Turn<'_>, claim: u32) {
-        let Claim { conn, key, order, stamp, .. } = self.claims[claim as usize];
+        let Claim { conn, key, order, stage, stamp, .. } = self.claims[claim as usize];
         let granted = self.claims[claim as usize].is_granted();
         let resume = self.conns[conn.index()].resume;
         self.close_place(conn, key, claim);
+        let has_ticket = self.claims[claim as usize].ticket_salt.is_some();
+        // Of a grant to a place without a ticket, that nobody waited for, nobody knows the token.
+        let unknown = stage == Stage::Unclaimed && order != 0 && !has_ticket;
         let keeps = if granted {
-            !self.limits.auto_release || !resume.is_zero()
+            !unknown && (!self.limits.auto_release || !resume.is_zero())
         } else {
-            !resume.is_zero() && self.claims[claim as usize].ticket_salt.is_some()
+            !resume.is_zero() && has_ticket
         };
         if !keeps {
             return if granted { self.end(turn, claim, End::Disconnected) } else { self.leave(turn, claim) };
@@ -386,7 +397,7 @@ impl Table {
         }
         if before != ConnId::NOBODY {
             if stage == Stage::Blocked {
-                turn.verdicts.push((before, Verdict::Off));
+                turn.verdicts.push_back((before, Verdict::Off));
             }
             self.close_place(before, key, claim);
             self.disown(claim);

@@ -1,5 +1,6 @@
 //! What goes into an operation of the table besides its arguments, and what comes out besides its reply.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::Moment;
@@ -26,7 +27,7 @@ pub struct Turn<'a> {
     /// What happened to locks and places, in order, for whoever keeps a record.
     pub changes: &'a mut Vec<Change>,
     /// Answers to connections that were blocked.
-    pub verdicts: &'a mut Vec<(ConnId, Verdict)>,
+    pub verdicts: &'a mut VecDeque<(ConnId, Verdict)>,
 }
 
 /// What an operation did.
@@ -120,13 +121,13 @@ pub enum No {
     Closed,
 }
 
-/// What was taken over.
+/// What was taken over. A grant's lease starts anew, as with a renewal.
 #[derive(Clone, Copy, Debug)]
 pub enum Resumed {
-    /// By token: whole seconds left.
-    Held { left_s: u64 },
-    /// By ticket, and granted in the meantime.
-    Granted { stamp: Stamp, left_s: u64 },
+    /// By token.
+    Held { lease_s: u64 },
+    /// By ticket, and granted in the meantime: nothing is left to wait for.
+    Granted { stamp: Stamp, lease_s: u64 },
     /// By ticket, and still in the queue.
     Queued { ticket: Stamp },
 }

@@ -267,10 +267,7 @@ impl Table {
             Some(Place::Expired { .. }) => return Reply::No(No::LeaseExpired),
             Some(Place::Open(claim)) => claim,
         };
-        let Claim { stage, stamp, lease_s, .. } = self.claims[claim as usize];
-        if stage == Stage::Unclaimed {
-            self.change(claim, |claim| claim.stage = Stage::Held);
-            self.extend(turn, claim, lease_s);
+        if let Some((stamp, lease_s)) = self.take_up(turn, claim) {
             return Reply::Granted { stamp, lease_s };
         }
         if timeout.is_zero() {
@@ -291,6 +288,15 @@ impl Table {
         let Some(claim) = self.granted(name, space, token) else { return false };
         self.end(turn, claim, End::Released);
         true
+    }
+
+    /// Ends a grant that its client, now gone, was not told of, unless a ticket can still lead to it.
+    pub fn take_back(&mut self, turn: &mut Turn<'_>, stamp: Stamp) {
+        if let Some(&claim) = self.stamps.get(&stamp.number)
+            && self.claims[claim as usize].ticket().is_none()
+        {
+            self.end(turn, claim, End::Disconnected);
+        }
     }
 
     /// Sets a grant's lease to end `lease_s` from now.
@@ -314,30 +320,19 @@ impl Table {
         lease_s: Option<u64>,
     ) -> Option<Resumed> {
         self.run_out(turn);
-        if let Some(claim) = self.granted(name, space, proof).filter(|claim| self.is_running(*claim, turn.now)) {
-            self.adopt(turn, claim, conn)?;
-            if let Some(lease_s) = lease_s {
-                self.extend(turn, claim, lease_s);
-            }
-            return Some(Resumed::Held { left_s: self.left_s(claim, turn.now) });
-        }
-        let claim = self.ticketed(name, space, proof)?;
+        let by_token = self.granted(name, space, proof).filter(|claim| self.is_running(*claim, turn.now));
+        let claim = by_token.or_else(|| self.ticketed(name, space, proof))?;
         self.adopt(turn, claim, conn)?;
-        let Claim { stage, stamp, .. } = self.claims[claim as usize];
-        match stage {
-            Stage::Held | Stage::Unclaimed => Some(Resumed::Granted { stamp, left_s: self.left_s(claim, turn.now) }),
-            Stage::Queued | Stage::Blocked => {
-                let ticket = self.claims[claim as usize].ticket()?;
-                self.settle(turn, self.claims[claim as usize].key);
-                // Coming back may have been all that the queue was waiting for.
-                match self.claims[claim as usize] {
-                    Claim { stage: Stage::Unclaimed, stamp, lease_s, .. } => {
-                        Some(Resumed::Granted { stamp, left_s: lease_s })
-                    }
-                    _ => Some(Resumed::Queued { ticket }),
-                }
-            }
+        if let Some(lease_s) = lease_s {
+            self.claims[claim as usize].lease_s = lease_s;
         }
+        // Coming back may be all that the queue was waiting for.
+        self.settle(turn, self.claims[claim as usize].key);
+        let ticket = self.claims[claim as usize].ticket();
+        let Some((stamp, lease_s)) = self.take_up(turn, claim) else {
+            return Some(Resumed::Queued { ticket: ticket? });
+        };
+        Some(if by_token.is_some() { Resumed::Held { lease_s } } else { Resumed::Granted { stamp, lease_s } })
     }
 
     /// Ends whatever ran out by now. Work left over is due at once, see [`Table::next_due`].
@@ -375,7 +370,7 @@ impl Table {
         for claim in all {
             let Claim { conn, key, stage, .. } = self.claims[claim as usize];
             if stage == Stage::Blocked && conn != ConnId::NOBODY {
-                turn.verdicts.push((conn, Verdict::Off));
+                turn.verdicts.push_back((conn, Verdict::Off));
             }
             self.close_place(conn, key, claim);
             self.leave(turn, claim);
