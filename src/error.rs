@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What went wrong, as far as a script must tell it apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     Busy,
     Lost,
@@ -56,7 +58,7 @@ impl Kind {
 }
 
 /// A failure as the user meets it: what was tried, on what, and what to do next.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: Kind,
     pub message: String,
@@ -72,6 +74,10 @@ impl Failure {
 
     pub fn usage(message: impl Into<String>) -> Failure {
         Failure::new(Kind::Usage, message)
+    }
+
+    pub fn internal(tried: &str, why: &dyn fmt::Display) -> Failure {
+        Failure::new(Kind::Internal, format!("cannot {tried}: {why}"))
     }
 
     #[must_use]

@@ -27,13 +27,17 @@
 //! 3. Nothing waits without a deadline; nothing from outside is stored without a limit.
 //! 4. A token is never logged; its type's `Debug` says `redacted`.
 
+pub mod backend;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod command;
 pub mod error;
+pub mod lease;
 pub mod lock;
 pub mod net;
 pub mod output;
 pub mod server;
 pub mod settings;
+pub mod sys;
 pub mod wire;

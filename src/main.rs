@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use dflock::cli::Cli;
 use dflock::error::Kind;
 use dflock::output;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::from_command_line() {
         Ok(cli) => cli,
         Err(usage) if usage.use_stderr() => {
             output::say(&usage.render().to_string());

@@ -83,8 +83,8 @@ pub struct Serve {
           value_parser = parse_bool, action = clap::ArgAction::Set)]
     auto_release_on_disconnect: bool,
 
-    /// Keep a client's locks until their lease ends when its connection closes
-    #[arg(long, conflicts_with = "auto_release_on_disconnect")]
+    /// Keep a client's locks until their lease ends when its connection closes; beats the flag above
+    #[arg(long)]
     no_auto_release_on_disconnect: bool,
 
     /// Certificate chain to show, as PEM; turns TLS on
@@ -115,7 +115,8 @@ pub struct Serve {
 impl Serve {
     pub fn run(self) -> Result<(), Failure> {
         raise_descriptor_limit();
-        let report = reporter(self.log_format);
+        let log = log::Log::start(self.log_format);
+        let report = reporter(log.clone());
         let options = self.options()?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -130,6 +131,7 @@ impl Serve {
         });
         // What is being written at this moment is finished; connections close with the runtime.
         drop(runtime);
+        log.finish();
         served
     }
 
@@ -166,13 +168,13 @@ impl Serve {
     }
 }
 
-fn reporter(format: log::Format) -> Report {
+fn reporter(log: log::Log) -> Report {
     Arc::new(move |event: Event| {
         let level = match event.level() {
             Level::Info => "info",
             Level::Warn => "warn",
         };
-        log::line(format, level, event.name(), event.message(), &event.fields());
+        log.line(level, event.name(), event.message(), &event.fields());
     })
 }
 

@@ -1,7 +1,19 @@
-//! The nouns: what a lock is, before anyone holds one.
+//! The nouns: what a lock is, what names it, what proves that we hold it.
+
+mod key;
+mod token;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use key::Key;
+pub use token::Token;
+
+use crate::clock::Moment;
 
 /// What kind of lock a key names in a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// One holder.
     Lock,
@@ -31,4 +43,17 @@ impl Kind {
             Kind::Semaphore { limit } => limit,
         }
     }
+}
+
+/// A lock that was granted.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    pub token: Token,
+    /// Only where the server really gives one.
+    pub fence: Option<u64>,
+    pub lease: Duration,
+    /// When the request for it left: the server counts the lease from later.
+    pub asked: Moment,
+    /// Who granted it.
+    pub server: String,
 }

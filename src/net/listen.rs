@@ -1,9 +1,11 @@
 //! Where a server listens: TCP addresses and Unix sockets behind one type.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +22,14 @@ const KEEPALIVE_TRIES: u32 = 4;
 
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, SocketFile),
+}
+
+/// A socket file of our own.
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
 }
 
 /// A connection that was made, and from where.
@@ -72,16 +81,19 @@ impl fmt::Display for Listener {
                 Ok(address) => write!(out, "{address}"),
                 Err(_) => out.write_str("tcp"),
             },
-            Listener::Unix(_, path) => write!(out, "unix:{}", path.display()),
+            Listener::Unix(_, file) => write!(out, "unix:{}", file.path.display()),
         }
     }
 }
 
-impl Drop for Listener {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Listener::Unix(_, path) = self {
-            // Nobody can connect to it any more; the next server would only find it stale.
-            let _ = std::fs::remove_file(path);
+        // Nobody can connect to it any more; the next server would only find it stale. But it may have been
+        // replaced by another server's.
+        let ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|about| about.dev() == self.device && about.ino() == self.inode);
+        if ours {
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }
@@ -120,6 +132,13 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
 }
 
 async fn bind_unix(path: &Path) -> io::Result<Listener> {
+    if path.as_os_str().is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a socket needs a path: unix:/path"));
+    }
+    // Of servers that start together one clears away and binds at a time.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = File::open(folder)?;
+    folder.lock()?;
     let bound = match UnixListener::bind(path) {
         Err(why) if why.kind() == io::ErrorKind::AddrInUse && is_stale(path).await => {
             std::fs::remove_file(path)?;
@@ -127,17 +146,23 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
         }
         bound => bound,
     };
-    bound.map(|listener| Listener::Unix(listener, path.to_owned()))
+    let listener = bound?;
+    let about = std::fs::symlink_metadata(path)?;
+    let file = SocketFile { path: path.to_owned(), device: about.dev(), inode: about.ino() };
+    Ok(Listener::Unix(listener, file))
 }
 
 /// A socket file that nobody listens on was left behind by a server that was killed.
 async fn is_stale(path: &Path) -> bool {
+    if !std::fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket()) {
+        return false;
+    }
     let connecting = tokio::time::timeout(Duration::from_secs(1), UnixStream::connect(path)).await;
     matches!(connecting, Ok(Err(why)) if why.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// Small answers leave at once, and a peer that is gone without a word is noticed.
-fn prepare(stream: &TcpStream) {
+pub(super) fn prepare(stream: &TcpStream) {
     // Each is a help, none a need: a socket that refuses them still works.
     let _ = stream.set_nodelay(true);
     let socket = stream.as_fd();

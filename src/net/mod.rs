@@ -1,8 +1,12 @@
 //! Bytes to and from other machines: addresses, one stream type for all transports, TLS.
 
+pub mod address;
+pub mod dial;
 pub mod listen;
 pub mod stream;
 pub mod tls;
 
+pub use address::Address;
+pub use dial::{DialError, Tls, dial};
 pub use listen::Listener;
 pub use stream::Stream;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::error::Failure;
 
@@ -31,6 +31,29 @@ pub fn server_config(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Resul
     let config = builder.with_single_cert(certificates(cert)?, private_key(key)?).map_err(|why| {
         Failure::usage(format!("certificate {} and key {} do not fit: {why}", cert.display(), key.display()))
     })?;
+    Ok(Arc::new(config))
+}
+
+/// Whom a client trusts, and the certificate it shows: without `ca`, whom the system trusts.
+pub fn client_config(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, Failure> {
+    let cannot = |why: &dyn std::fmt::Display| Failure::usage(format!("TLS cannot be set up: {why}"));
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|why| cannot(&why))?;
+    let builder = match ca {
+        Some(path) => builder.with_root_certificates(roots(path)?),
+        None => {
+            let verifier = rustls_platform_verifier::Verifier::new(provider())
+                .map_err(|why| cannot(&why).hint("no authority of this system can be used; name one with --tls-ca"))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        }
+    };
+    let config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => builder.with_client_auth_cert(certificates(cert)?, private_key(key)?).map_err(|why| {
+            Failure::usage(format!("certificate {} and key {} do not fit: {why}", cert.display(), key.display()))
+        })?,
+    };
     Ok(Arc::new(config))
 }
 

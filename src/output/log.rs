@@ -1,5 +1,8 @@
 //! The log of a server: one line an event, for people or for machines.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
@@ -13,9 +16,63 @@ pub enum Format {
     Json,
 }
 
-/// Writes one event.
-pub fn line(format: Format, level: &str, event: &str, message: &str, fields: &[(&'static str, String)]) {
-    say(&render(format, clock::wall_nanos(), level, event, message, fields));
+/// How many lines may wait to be written.
+const QUEUE: usize = 1024;
+
+/// How long the last lines may take when the server ends.
+const FINISH_WITHIN: Duration = Duration::from_secs(1);
+
+/// Written by a thread of its own: a log that nobody reads must not hold up whoever writes to it.
+#[derive(Clone)]
+pub struct Log {
+    format: Format,
+    queue: SyncSender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+enum Message {
+    Line(String),
+    /// Everything before is written.
+    Finish(SyncSender<()>),
+}
+
+impl Log {
+    pub fn start(format: Format) -> Log {
+        let (queue, lines) = sync_channel(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let missing = dropped.clone();
+        std::thread::spawn(move || {
+            for message in lines {
+                match message {
+                    Message::Line(line) => say(&line),
+                    Message::Finish(done) => drop(done.send(())),
+                }
+                let missed = missing.swap(0, Ordering::Relaxed);
+                if missed > 0 {
+                    let fields = [("count", missed.to_string())];
+                    let message = "lines left out: the log is read too slowly";
+                    say(&render(format, clock::wall_nanos(), "warn", "log_dropped", message, &fields));
+                }
+            }
+        });
+        Log { format, queue, dropped }
+    }
+
+    /// Writes one event, or counts it if too many wait.
+    pub fn line(&self, level: &str, event: &str, message: &str, fields: &[(&'static str, String)]) {
+        let line = render(self.format, clock::wall_nanos(), level, event, message, fields);
+        if self.queue.try_send(Message::Line(line)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits a moment for what is still to be written.
+    pub fn finish(&self) {
+        let (done, finished) = sync_channel(1);
+        if self.queue.try_send(Message::Finish(done)).is_ok() {
+            let _ = finished.recv_timeout(FINISH_WITHIN);
+        }
+    }
 }
 
 fn render(

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::clock::{self, Moment};
+
 /// Zero is no limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Doors {
@@ -24,8 +26,8 @@ pub(super) struct Gate {
 struct Inside {
     connections: usize,
     by_ip: HashMap<IpAddr, usize>,
-    /// How many were ever let in.
-    admitted: u64,
+    /// When the last one left.
+    emptied_at: Option<Moment>,
 }
 
 /// A connection that was let in; counted until dropped.
@@ -54,7 +56,6 @@ impl Gate {
             *count += 1;
         }
         inside.connections += 1;
-        inside.admitted += 1;
         Ok(Admission { gate: self.clone(), ip })
     }
 
@@ -62,8 +63,10 @@ impl Gate {
         self.lock().connections
     }
 
-    pub(super) fn admitted(&self) -> u64 {
-        self.lock().admitted
+    /// Since when nobody is connected; `None` while somebody is, or nobody ever was.
+    pub(super) fn empty_since(&self) -> Option<Moment> {
+        let inside = self.lock();
+        inside.emptied_at.filter(|_| inside.connections == 0)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
@@ -76,6 +79,9 @@ impl Drop for Admission {
         let mut inside = self.gate.lock();
         inside.connections -= 1;
         let last = inside.connections == 0;
+        if last {
+            inside.emptied_at = Some(clock::server_now());
+        }
         if let Some(ip) = self.ip
             && let Some(count) = inside.by_ip.get_mut(&ip)
         {

@@ -149,17 +149,19 @@ impl Context {
 /// Returns once nobody was connected and nothing held or queued for so long.
 async fn unused_for(context: &Context, idle_exit: Option<Duration>) {
     let Some(idle_exit) = idle_exit else { return std::future::pending().await };
+    let begin = clock::server_now();
     loop {
         if context.gate.connections() > 0 {
             context.gate.emptied.notified().await;
         }
-        let admitted = context.gate.admitted();
-        tokio::time::sleep(idle_exit).await;
-        let load = context.shared.read(|table, _| table.load());
-        let unused = context.gate.connections() == 0 && context.gate.admitted() == admitted;
-        if unused && load == table::Load::default() {
+        let now = clock::server_now();
+        let empty_since =
+            if context.gate.connections() > 0 { now } else { context.gate.empty_since().unwrap_or(begin) };
+        let since = context.shared.unused_since().unwrap_or(now).max(empty_since);
+        if now.since(since) >= idle_exit {
             return;
         }
+        tokio::time::sleep((since + idle_exit).since(now)).await;
     }
 }
 

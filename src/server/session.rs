@@ -104,21 +104,31 @@ async fn secure(stream: TcpStream, peer: &str, context: &Context) -> Option<Stre
     None
 }
 
-/// A connection's place in the table; dropping it lets go of everything the connection had.
+/// A connection's place in the table.
 struct Seat {
     conn: ConnId,
     context: Arc<Context>,
+    left: bool,
 }
 
 impl Seat {
     fn take(context: Arc<Context>) -> Seat {
-        Seat { conn: context.shared.connect(), context }
+        Seat { conn: context.shared.connect(), context, left: false }
+    }
+
+    /// Lets go of everything the connection had, and of the processor now and then: it may be much.
+    async fn leave(mut self) {
+        while !self.context.shared.disconnect(self.conn) {
+            tokio::task::yield_now().await;
+        }
+        self.left = true;
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.context.shared.disconnect(self.conn);
+        // Only where the task ended without leaving, as when the server stops.
+        while !self.left && !self.context.shared.disconnect(self.conn) {}
     }
 }
 
@@ -290,8 +300,8 @@ impl Session {
             Request::Ping => self.say(Answer::Done),
             Request::Info { resume_s } => self.say_info(resume_s),
             Request::Stats => Next::Report,
-            // There is nothing to authenticate for, or not any more.
-            Request::Auth { .. } => self.say(Answer::Refused(Refusal::Unsaid)),
+            // There is nothing to authenticate for, or not any more; and this is no cluster.
+            Request::Auth { .. } | Request::StableRef { .. } => self.say(Answer::Refused(Refusal::Unsaid)),
         }
     }
 
@@ -420,6 +430,9 @@ impl Session {
             timeout(limit, writing).await??;
         }
         empty(&mut self.out);
+        // The time that a client takes to read an answer is not taken from its next request.
+        self.read_at = clock::server_now();
+        self.progress_at = self.read_at;
         Ok(())
     }
 
@@ -519,13 +532,13 @@ impl Session {
     /// Lets go of everything, then says the last word.
     async fn leave(self, farewell: Farewell) {
         let Session { stream, mut out, seat, _admission, .. } = self;
+        // The connection still counts for the limits, but no lock waits for the good-bye.
+        seat.leave().await;
         let (refusal, delay) = match farewell {
             Farewell::Silent => return,
             Farewell::With(refusal) => (refusal, Duration::ZERO),
             Farewell::Slow(refusal) => (refusal, AUTH_DELAY),
         };
-        // The connection still counts for the limits, but no lock waits for the good-bye.
-        drop(seat);
         Answer::Refused(refusal).write(&mut out);
         linger_after(stream, &out, delay).await;
     }
@@ -542,7 +555,7 @@ async fn linger_after(mut stream: Stream, bytes: &[u8], delay: Duration) {
         stream.flush().await?;
         sleep(delay).await;
         stream.shutdown().await?;
-        let mut scratch = vec![0; READ_SIZE];
+        let mut scratch = [0; 1024];
         let mut left = LINGER_BYTES;
         while left > 0 {
             match stream.read(&mut scratch).await? {

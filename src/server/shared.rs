@@ -24,6 +24,8 @@ struct State {
     verdicts: VecDeque<(ConnId, Verdict)>,
     mailboxes: Vec<Option<oneshot::Sender<Verdict>>>,
     timer_at: Moment,
+    /// When something was held or waited for last.
+    used_at: Moment,
 }
 
 impl Shared {
@@ -35,6 +37,7 @@ impl Shared {
             verdicts: VecDeque::new(),
             mailboxes: Vec::new(),
             timer_at: Moment::NEVER,
+            used_at: clock::server_now(),
         };
         Shared { state: Mutex::new(state), earlier: Notify::new(), emptied: Notify::new() }
     }
@@ -72,18 +75,22 @@ impl Shared {
         look(&self.lock().table, now)
     }
 
+    /// Since when nothing was held or waited for; `None` while something is.
+    pub(super) fn unused_since(&self) -> Option<Moment> {
+        let state = self.lock();
+        (state.table.load() == Load::default()).then_some(state.used_at)
+    }
+
     pub(super) fn connect(&self) -> ConnId {
         self.lock().table.connect()
     }
 
-    pub(super) fn disconnect(&self, conn: ConnId) {
+    /// Lets go of a slice of what a closed connection had; `false` while there is more.
+    pub(super) fn disconnect(&self, conn: ConnId) -> bool {
         if let Some(mailbox) = self.lock().mailboxes.get_mut(conn.index()) {
             *mailbox = None;
         }
-        // A slice at a time, so that others get in between.
-        while !self.with(|table, turn| table.disconnect(turn, conn)) {
-            std::thread::yield_now();
-        }
+        self.with(|table, turn| table.disconnect(turn, conn))
     }
 
     /// No more grants; everyone who waits is sent away. Says who was there before.
@@ -147,10 +154,14 @@ impl Shared {
 
 impl State {
     fn operate<T>(&mut self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> T {
-        let State { table, salts, changes, verdicts, mailboxes, .. } = self;
+        let State { table, salts, changes, verdicts, mailboxes, used_at, .. } = self;
         changes.clear();
+        let was_used = table.load() != Load::default();
         let mut turn = Turn { now: clock::server_now(), salt: &mut || salts.next(), changes, verdicts };
         let result = operation(table, &mut turn);
+        if was_used || table.load() != Load::default() {
+            *used_at = turn.now;
+        }
         while let Some((conn, verdict)) = turn.verdicts.pop_front() {
             let mailbox = mailboxes.get_mut(conn.index()).and_then(Option::take);
             // Without a reader its connection is closing at this moment.

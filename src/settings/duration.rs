@@ -19,6 +19,11 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is no duration: write seconds (30, 1.5) or a number with ms, s, m, h or d"))
 }
 
+/// Reads a duration, or `forever`: then `None`.
+pub fn parse_or_forever(text: &str) -> Result<Option<Duration>, String> {
+    if text == "forever" { Ok(None) } else { parse(text).map(Some) }
+}
+
 /// Reads a duration of whole seconds, at least one.
 pub fn parse_whole_seconds(text: &str) -> Result<u64, String> {
     let duration = parse(text)?;

@@ -149,6 +149,12 @@ pub fn acquired(token: &str, lease_s: u64) -> Answer<'_> {
     Answer::Acquired { token, lease_s }
 }
 
+/// The JSON of an answer that [`Answer::parse`] found to be a document.
+pub fn document_of(mut line: Vec<u8>) -> Vec<u8> {
+    line.drain(..b"ok ".len());
+    line
+}
+
 /// Begins an answer whose JSON is written in pieces.
 pub fn begin_document(out: &mut Vec<u8>) {
     out.extend_from_slice(b"ok ");

@@ -20,10 +20,11 @@
 //! | `stats` | any | any | `ok {json}` |
 //! | `ping` | any | any | `ok` |
 //! | `info` | any | nothing, `_`, or `resume SECONDS` | `ok {json}` |
+//! | `stable-ref` | name | any | `ok` (clusters only), `error` |
 //! | `resume` `sresume` | key | `token [lease]` | `ok SECONDS`, `error` |
 //! | `resume` `sresume` | key | `ticket [lease]` | `queued TICKET`, `acquired TOKEN LEASE`, `error` |
 //!
-//! The last three are ours; other servers answer them `error`. Every command but `auth` may also get
+//! `info` and the resumes are ours; other servers answer them `error`. Every command but `auth` may also get
 //! `error_draining` (the server is stopping), `error_not_leader [host:port]` (a cluster's member that does
 //! not lead) and `error_max_connections` (then close). Readers take any `error…` for a refusal and ignore
 //! further fields behind the ones they know.

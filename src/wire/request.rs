@@ -45,6 +45,10 @@ pub enum Request<'a> {
         proof: &'a [u8],
         lease_s: Option<u64>,
     },
+    /// A name under which a cluster finds this client again on another connection.
+    StableRef {
+        name: &'a [u8],
+    },
     Stats,
     Ping,
     /// What the server is; with seconds, also a wish that this connection's locks outlive it by them.
@@ -63,6 +67,7 @@ impl<'a> Request<'a> {
             b"auth" => Request::Auth { secret: super::trim(argument) },
             b"stats" => Request::Stats,
             b"ping" => Request::Ping,
+            b"stable-ref" => Request::StableRef { name: key },
             b"info" => Request::Info { resume_s: parse_info(argument)? },
             b"l" => {
                 let (timeout, lease) = one_or_two(argument)?;
@@ -107,7 +112,11 @@ impl<'a> Request<'a> {
             | Request::Enqueue { key, .. }
             | Request::Wait { key, .. }
             | Request::Resume { key, .. } => Some(key),
-            Request::Auth { .. } | Request::Stats | Request::Ping | Request::Info { .. } => None,
+            Request::Auth { .. }
+            | Request::StableRef { .. }
+            | Request::Stats
+            | Request::Ping
+            | Request::Info { .. } => None,
         }
     }
 
@@ -115,6 +124,7 @@ impl<'a> Request<'a> {
     pub fn write(&self, out: &mut Vec<u8>) {
         match *self {
             Request::Auth { secret } => lines(out, b"auth", b"_", |out| out.extend_from_slice(secret)),
+            Request::StableRef { name } => lines(out, b"stable-ref", name, |_| ()),
             Request::Stats => lines(out, b"stats", b"_", |out| out.push(b'_')),
             Request::Ping => lines(out, b"ping", b"_", |out| out.push(b'_')),
             Request::Info { resume_s: None } => lines(out, b"info", b"_", |out| out.push(b'_')),
@@ -261,6 +271,7 @@ mod tests {
         let pool = Kind::Semaphore { limit: 3 };
         let mut all = vec![
             Request::Auth { secret: b"s3 cret" },
+            Request::StableRef { name: b"0123" },
             Request::Stats,
             Request::Ping,
             Request::Info { resume_s: None },

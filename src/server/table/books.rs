@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Asked, Change, Claim, ConnId, EXPIRED_PLACES, End, Key, Kind, Link, Moment, No, Place, Space, Stage, Stamp, Table,
-    Turn, Verdict, index,
+    Asked, Change, Claim, ConnId, EXPIRED_PLACES, End, Key, Kind, Link, MOST_CLAIMS, Moment, No, Place, Space, Stage,
+    Stamp, Table, Turn, Verdict, index,
 };
 
 impl Claim {
@@ -88,6 +88,9 @@ impl Table {
         if self.closed {
             return Asked::No(No::Closed);
         }
+        if self.claims.len() >= MOST_CLAIMS.max(self.limits.keys) {
+            return Asked::No(No::MaxWaiters);
+        }
         let key = match self.find(kind.space(), name) {
             Some(key) => key,
             None => match self.make_key(turn.now, name, kind) {
@@ -119,7 +122,7 @@ impl Table {
                 link: Link::default(),
             });
             if stage == Stage::Unclaimed {
-                self.places.insert((conn, key), Place::Open(claim));
+                self.open_place(conn, key, claim);
             }
             return Asked::Granted(self.grant(turn, claim, stage));
         }
@@ -404,7 +407,7 @@ impl Table {
         }
         self.own(conn, claim);
         if two_phase {
-            self.places.insert((conn, key), Place::Open(claim));
+            self.open_place(conn, key, claim);
         }
         self.change(claim, |claim| {
             claim.conn = conn;
@@ -429,6 +432,12 @@ impl Table {
             return (born == self.keys[key as usize].born).then_some(place);
         }
         Some(place)
+    }
+
+    pub(super) fn open_place(&mut self, conn: ConnId, key: u32, claim: u32) {
+        if let Some(Place::Expired { .. }) = self.places.insert((conn, key), Place::Open(claim)) {
+            self.expired_places -= 1;
+        }
     }
 
     /// A claim is no two-phase place of this connection any more, if it was one.

@@ -31,6 +31,9 @@ use crate::server::stamp::Stamp;
 /// How many deadlines or claims one call works through, so that nobody stalls behind a million of them.
 const SLICE: usize = 1024;
 
+/// How many may hold or wait, unless there may be more keys than that: whoever asks takes memory.
+const MOST_CLAIMS: usize = 2_000_000;
+
 /// How many places that slept through their grant are remembered, to be told so.
 const EXPIRED_PLACES: usize = 65_536;
 
@@ -246,7 +249,7 @@ impl Table {
                 let salt =
                     resumable.then(|| std::num::NonZeroU64::new((turn.salt)()).unwrap_or(std::num::NonZeroU64::MIN));
                 let claim = self.join(conn, key, lease_s, Stage::Queued, Moment::NEVER, salt);
-                self.places.insert((conn, key), Place::Open(claim));
+                self.open_place(conn, key, claim);
                 let ticket = self.claims[claim as usize].ticket();
                 if let Some(ticket) = ticket {
                     self.stamps.insert(ticket.number, claim);

@@ -1,0 +1,205 @@
+//! Where locks are kept: the promise that every kind of lock service makes to verbs, holders and `exec`.
+//!
+//! A [`Backend`] takes and asks; a [`Hold`] is one lock that was taken, kept by `lease::keeper`. What a
+//! service cannot do is said by [`Backend::check`] before any network call.
+
+pub mod dflockd;
+mod report;
+
+use std::time::Duration;
+
+pub use report::{IdleRow, LockRow, SemaphoreRow, Stats, Status};
+
+use crate::clock::Moment;
+use crate::error::Failure;
+use crate::lock::{Grant, Key, Kind, Space, Token};
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub key: Key,
+    pub kind: Kind,
+    /// The server's own, if none is named.
+    pub lease: Option<Duration>,
+    pub wait: Wait,
+    /// How long an unreachable server is tried again.
+    pub connect_retry: Duration,
+}
+
+/// How long to wait for a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Zero: not at all.
+    For(Duration),
+    Forever,
+}
+
+/// Something that not every service can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    Semaphores,
+    TwoPhase,
+    Stats,
+    Status,
+}
+
+pub enum Backend {
+    Dflockd(dflockd::Servers),
+}
+
+/// A lock that was taken.
+pub enum Hold {
+    Dflockd(dflockd::Hold),
+}
+
+/// A place in a queue.
+pub enum Place {
+    Dflockd(dflockd::Place),
+}
+
+/// What joining a queue led to.
+pub enum Joined {
+    Held(Hold),
+    Queued(Place),
+}
+
+/// What came of an attempt to renew.
+#[derive(Debug)]
+pub enum Renewal {
+    /// The lease runs from when this request left.
+    Renewed { asked: Moment },
+    /// The server says that we do not hold it.
+    Gone,
+    /// No answer; we may still hold it. The text says why.
+    Unknown(String),
+}
+
+impl Backend {
+    /// Refuses what this service cannot do, without asking it.
+    pub fn check(&self, feature: Feature) -> Result<(), Failure> {
+        match (self, feature) {
+            (Backend::Dflockd(_), Feature::Semaphores | Feature::TwoPhase | Feature::Stats | Feature::Status) => Ok(()),
+        }
+    }
+
+    /// Which of the configured servers has this key, as the user wrote it.
+    pub fn server_of(&self, key: &Key) -> (usize, String) {
+        match self {
+            Backend::Dflockd(servers) => servers.server_of(key),
+        }
+    }
+
+    pub async fn acquire(&self, ask: &Ask) -> Result<Hold, Failure> {
+        match self {
+            Backend::Dflockd(servers) => servers.acquire(ask).await.map(Hold::Dflockd),
+        }
+    }
+
+    pub async fn enqueue(&self, ask: &Ask) -> Result<Joined, Failure> {
+        match self {
+            Backend::Dflockd(servers) => Ok(match servers.enqueue(ask).await? {
+                dflockd::Joined::Held(hold) => Joined::Held(Hold::Dflockd(hold)),
+                dflockd::Joined::Queued(place) => Joined::Queued(Place::Dflockd(place)),
+            }),
+        }
+    }
+
+    /// Gives back a lock that no holder of ours keeps.
+    pub async fn release(&self, key: &Key, space: Space, token: &Token) -> Result<(), Failure> {
+        match self {
+            Backend::Dflockd(servers) => servers.release(key, space, token).await,
+        }
+    }
+
+    /// Renews a lock that no holder of ours keeps; returns the seconds remaining.
+    pub async fn renew(&self, key: &Key, space: Space, token: &Token, lease: Option<Duration>) -> Result<u64, Failure> {
+        match self {
+            Backend::Dflockd(servers) => servers.renew(key, space, token, lease).await,
+        }
+    }
+
+    /// Every server, and what it holds or why it does not say.
+    pub async fn stats(&self) -> Vec<(String, Result<Stats, Failure>)> {
+        match self {
+            Backend::Dflockd(servers) => servers.stats().await,
+        }
+    }
+
+    pub async fn status(&self, key: &Key) -> Result<Status, Failure> {
+        match self {
+            Backend::Dflockd(servers) => servers.status(key).await,
+        }
+    }
+}
+
+impl Place {
+    /// Waits for the turn, however long; dropping it leaves the queue.
+    pub async fn wait(self) -> Result<Hold, Failure> {
+        match self {
+            Place::Dflockd(place) => place.wait().await.map(Hold::Dflockd),
+        }
+    }
+
+    pub fn server(&self) -> String {
+        match self {
+            Place::Dflockd(place) => place.server(),
+        }
+    }
+}
+
+impl Hold {
+    pub fn grant(&self) -> &Grant {
+        match self {
+            Hold::Dflockd(hold) => hold.grant(),
+        }
+    }
+
+    /// At least how often to renew, whatever the lease.
+    pub fn rhythm(&self) -> Option<Duration> {
+        match self {
+            Hold::Dflockd(hold) => hold.rhythm(),
+        }
+    }
+
+    /// Asks the server to keep the lock when the connection breaks.
+    pub async fn secure(&mut self, until: Moment) -> Renewal {
+        match self {
+            Hold::Dflockd(hold) => hold.secure(until).await,
+        }
+    }
+
+    /// Sets the lease to run from now, for `lease`.
+    pub async fn renew(&mut self, lease: Duration, until: Moment) -> Renewal {
+        match self {
+            Hold::Dflockd(hold) => hold.renew(lease, until).await,
+        }
+    }
+
+    /// Returns, with the reason, when the way to the server is seen to be broken.
+    pub async fn broken(&mut self) -> String {
+        match self {
+            Hold::Dflockd(hold) => hold.broken().await,
+        }
+    }
+
+    /// Whether the lock outlives a broken connection for long enough to come back to it.
+    pub fn outlives_connection(&self) -> bool {
+        match self {
+            Hold::Dflockd(hold) => hold.outlives_connection(),
+        }
+    }
+
+    /// Finds a new way to the server and takes the lock over on it.
+    pub async fn restore(&mut self, until: Moment) -> Renewal {
+        match self {
+            Hold::Dflockd(hold) => hold.restore(until).await,
+        }
+    }
+
+    /// Gives the lock back. `Err` says why that is not certain.
+    pub async fn give_back(&mut self, until: Moment) -> Result<(), Failure> {
+        match self {
+            Hold::Dflockd(hold) => hold.give_back(until).await,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Members of one shard: the one that leads is asked, and only those that were configured are ever asked.
+
+use std::fmt;
+
+use super::connection::{Connection, No, Said};
+use super::retry::Backoff;
+use super::{Access, Trouble};
+use crate::clock::{self, Moment};
+use crate::net::Address;
+use crate::wire::Request;
+use crate::wire::answer::Expect;
+
+/// One server, or the members of one cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    pub members: Vec<Address>,
+}
+
+/// How long to go on trying.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// When no answer is of use any more.
+    pub until: Moment,
+    /// Until when a server that cannot be reached is tried again.
+    pub connect_until: Moment,
+}
+
+/// A request that was answered.
+pub struct Answered {
+    pub connection: Connection,
+    /// When the request left.
+    pub asked: Moment,
+    pub said: Said,
+}
+
+impl Shard {
+    /// Makes one request on a connection of its own. An attempt without an answer is never repeated on its
+    /// connection: that is closed, so the server lets go of what it may have granted.
+    pub async fn ask<'a>(
+        &self,
+        access: &Access,
+        request: impl Fn() -> Request<'a>,
+        expect: Expect,
+        patience: Patience,
+    ) -> Result<Answered, (Trouble, Address)> {
+        let mut backoff = Backoff::default();
+        let name = (self.members.len() > 1).then(|| format!("{:016x}{:016x}", random(), random()));
+        let mut at = 0;
+        loop {
+            let mut someone_answers = false;
+            let mut last = None;
+            // One round of the members, or of those that they say lead.
+            for _ in 0..self.members.len() {
+                let member = &self.members[at];
+                let following = (at + 1) % self.members.len();
+                match self.ask_one(member, access, name.as_deref(), &request, expect, patience.until).await {
+                    Ok(Answered { said: Said::Refused(No::NotLeader(leader)), .. }) if self.members.len() > 1 => {
+                        someone_answers = true;
+                        at = leader.and_then(|leader| self.find(&leader)).filter(|to| *to != at).unwrap_or(following);
+                        last = Some((Trouble::Broken("it does not lead its cluster".to_owned()), member));
+                    }
+                    Ok(answered) => return Ok(answered),
+                    Err(trouble) if !trouble.passes() => return Err((trouble, member.clone())),
+                    Err(trouble) => {
+                        last = Some((trouble, member));
+                        at = following;
+                    }
+                }
+            }
+            let now = clock::now();
+            let until = if someone_answers { patience.until } else { patience.connect_until.min(patience.until) };
+            let pause = backoff.next(random());
+            if now + pause >= until
+                && let Some((trouble, member)) = last
+            {
+                return Err((trouble, member.clone()));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn ask_one<'a>(
+        &self,
+        member: &Address,
+        access: &Access,
+        name: Option<&str>,
+        request: &impl Fn() -> Request<'a>,
+        expect: Expect,
+        until: Moment,
+    ) -> Result<Answered, Trouble> {
+        let mut connection = Connection::open(member, access, name.map(str::as_bytes), until).await?;
+        let asked = clock::now();
+        let said = connection.exchange(request(), expect, until).await?;
+        Ok(Answered { connection, asked, said })
+    }
+
+    /// The member that goes by this name. A server must not send us to addresses that nobody configured.
+    fn find(&self, leader: &str) -> Option<usize> {
+        self.members.iter().position(|member| member.to_string() == leader)
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, member) in self.members.iter().enumerate() {
+            let comma = if at > 0 { "," } else { "" };
+            write!(out, "{comma}{member}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Only spreads attempts and names connections; no secret is made of it.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| clock::now().as_nanos())
+}

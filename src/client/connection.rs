@@ -1,0 +1,258 @@
+//! One authenticated connection: a request out, its answer in, by a deadline.
+//!
+//! `auth` and `info` travel in one write with the first request, so they cost no round trip. After an
+//! exchange that failed, or whose future was dropped, the connection is out of step: drop it.
+
+use std::io;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::{Access, Trouble};
+use crate::clock::{self, Moment};
+use crate::lock::Token;
+use crate::net::{Address, Stream, dial};
+use crate::wire::answer::{self, Answer, Expect, Refusal};
+use crate::wire::{self, Request};
+
+/// The longest answer that is not a document.
+const MAX_ANSWER: usize = 4 * 1024;
+
+/// The longest document: the stats of some millions of locks.
+const MAX_DOCUMENT: usize = 1024 * 1024 * 1024;
+
+/// A pause this long ends every wait in practice, and overflows no clock.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// What a server says of itself; a server that knows no `info` is like the original.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct About {
+    pub server: String,
+    pub version: String,
+    pub fencing: bool,
+    pub auto_release: Option<bool>,
+    pub idle_cut_s: Option<u64>,
+    pub resume_s: u64,
+}
+
+/// An answer, kept.
+#[derive(Debug)]
+pub enum Said {
+    Done,
+    Left(u64),
+    Granted { token: Token, lease_s: u64 },
+    Acquired { token: Token, lease_s: u64 },
+    Queued { ticket: Option<Token> },
+    Document(Vec<u8>),
+    Timeout,
+    Refused(No),
+}
+
+/// A refusal that is about the lock, not about the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum No {
+    Unsaid,
+    MaxLocks,
+    MaxWaiters,
+    LimitMismatch,
+    NotEnqueued,
+    AlreadyEnqueued,
+    LeaseExpired,
+    NotLeader(Option<String>),
+    Other(String),
+}
+
+pub struct Connection {
+    stream: Stream,
+    pub address: Address,
+    pub about: About,
+    /// Answers that come before that of the first request.
+    greetings: Vec<Greeting>,
+    /// Every server answers them at once, so silence there is not a busy lock.
+    greeting_limit: Duration,
+    /// What to say first.
+    hello: Vec<u8>,
+    input: Vec<u8>,
+    heard: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Greeting {
+    Auth,
+    About,
+    StableRef,
+}
+
+impl Connection {
+    /// Connects; nothing is said until the first exchange.
+    pub async fn open(
+        address: &Address,
+        access: &Access,
+        stable_ref: Option<&[u8]>,
+        until: Moment,
+    ) -> Result<Connection, Trouble> {
+        if access.secret.is_some() && access.tls.is_none() && !address.is_local() && !access.allow_plaintext_secret {
+            return Err(Trouble::SecretInTheOpen);
+        }
+        let limit = left(until).min(access.connect_timeout);
+        let stream = dial(address, access.tls.as_ref(), limit).await?;
+        let mut greetings = Vec::new();
+        let mut hello = Vec::new();
+        if let Some(secret) = &access.secret {
+            Request::Auth { secret }.write(&mut hello);
+            greetings.push(Greeting::Auth);
+        }
+        Request::Info { resume_s: None }.write(&mut hello);
+        greetings.push(Greeting::About);
+        if let Some(name) = stable_ref {
+            Request::StableRef { name }.write(&mut hello);
+            greetings.push(Greeting::StableRef);
+        }
+        Ok(Connection {
+            stream,
+            address: address.clone(),
+            about: About::default(),
+            greetings,
+            greeting_limit: access.connect_timeout,
+            hello,
+            input: Vec::new(),
+            heard: false,
+        })
+    }
+
+    /// Sends a request and waits for its answer.
+    pub async fn exchange(&mut self, request: Request<'_>, expect: Expect, until: Moment) -> Result<Said, Trouble> {
+        let mut bytes = std::mem::take(&mut self.hello);
+        request.write(&mut bytes);
+        let greetings = std::mem::take(&mut self.greetings);
+        let greeting_limit = if greetings.is_empty() { LONGEST } else { self.greeting_limit };
+        let speaking = async {
+            self.stream.write_all(&bytes).await.map_err(broken)?;
+            self.stream.flush().await.map_err(broken)?;
+            for greeting in greetings {
+                self.greet(greeting).await?;
+            }
+            Ok(())
+        };
+        timeout(left(until).min(greeting_limit), speaking).await.unwrap_or(Err(Trouble::Silent))?;
+        let listening = async {
+            let limit = if expect == Expect::Document { MAX_DOCUMENT } else { MAX_ANSWER };
+            let line = self.line(limit).await?;
+            self.understand(line, expect)
+        };
+        timeout(left(until), listening).await.unwrap_or(Err(Trouble::Silent))
+    }
+
+    /// Agrees on how long the server keeps this connection's locks when it breaks.
+    pub async fn agree_on_resuming(&mut self, wish: Duration, until: Moment) -> Result<Duration, Trouble> {
+        let request = Request::Info { resume_s: Some(wish.as_secs().min(wire::MAX_SECONDS)) };
+        match self.exchange(request, Expect::Document, until).await? {
+            Said::Document(json) => {
+                self.about = read_about(&json);
+                Ok(Duration::from_secs(self.about.resume_s))
+            }
+            _ => Ok(Duration::ZERO),
+        }
+    }
+
+    /// Returns when the connection is over, as far as that can be seen while nothing is asked.
+    pub async fn over(&mut self) -> Trouble {
+        match self.stream.read(&mut [0; 256]).await {
+            Ok(0) => Trouble::Broken("the server closed it".to_owned()),
+            // Nothing was asked, so this is the `error` that comes before an idle connection is cut.
+            Ok(_) => Trouble::Broken("the server cut it".to_owned()),
+            Err(why) => broken(why),
+        }
+    }
+
+    async fn greet(&mut self, greeting: Greeting) -> Result<(), Trouble> {
+        let line = self.line(MAX_ANSWER).await?;
+        let expect = if greeting == Greeting::About { Expect::Document } else { Expect::Done };
+        match (greeting, self.understand(line, expect)) {
+            (Greeting::About, Ok(Said::Document(json))) => self.about = read_about(&json),
+            // The server asks for no secret, knows no `info`, is no cluster: all are fine.
+            (_, Ok(Said::Done | Said::Refused(No::Unsaid | No::Other(_)))) => {}
+            (Greeting::Auth, Err(Trouble::SecretNeeded)) => return Err(Trouble::WrongSecret),
+            (_, Err(trouble)) => return Err(trouble),
+            (_, Ok(said)) => return Err(Trouble::Nonsense(format!("{said:?} to a greeting"))),
+        }
+        Ok(())
+    }
+
+    /// One line without its end, however it comes.
+    async fn line(&mut self, limit: usize) -> Result<Vec<u8>, Trouble> {
+        let mut searched = 0;
+        loop {
+            if let Some(at) = self.input[searched..].iter().position(|byte| *byte == b'\n') {
+                let rest = self.input.split_off(searched + at + 1);
+                let mut line = std::mem::replace(&mut self.input, rest);
+                line.pop();
+                self.heard = true;
+                return Ok(line);
+            }
+            searched = self.input.len();
+            if searched > limit {
+                return Err(Trouble::Nonsense(format!("an answer of more than {limit} bytes")));
+            }
+            self.input.reserve(if searched < MAX_ANSWER { MAX_ANSWER } else { 64 * 1024 });
+            match self.stream.read_buf(&mut self.input).await {
+                Ok(0) if searched == 0 && !self.heard => {
+                    return Err(Trouble::Broken("closed without a word; if it expects TLS, use --tls".to_owned()));
+                }
+                Ok(0) if searched == 0 => return Err(Trouble::Broken("closed by the server".to_owned())),
+                Ok(0) => return Err(Trouble::Nonsense(format!("half an answer: {}", show(&self.input)))),
+                Ok(_) => {}
+                Err(why) => return Err(broken(why)),
+            }
+        }
+    }
+
+    fn understand(&self, line: Vec<u8>, expect: Expect) -> Result<Said, Trouble> {
+        let answer = Answer::parse(&line, expect).ok_or_else(|| Trouble::Nonsense(show(&line)))?;
+        let token = |text: &str| Token::new(text).map_err(|_| Trouble::Nonsense("a token that is none".to_owned()));
+        Ok(match answer {
+            Answer::Done => Said::Done,
+            Answer::Left { seconds } => Said::Left(seconds),
+            Answer::Granted { token: text, lease_s } => Said::Granted { token: token(text)?, lease_s },
+            Answer::Acquired { token: text, lease_s } => Said::Acquired { token: token(text)?, lease_s },
+            Answer::Queued { ticket } => Said::Queued { ticket: ticket.map(token).transpose()? },
+            Answer::Document(_) => Said::Document(answer::document_of(line)),
+            Answer::Timeout => Said::Timeout,
+            Answer::Refused(refusal) => Said::Refused(match refusal {
+                Refusal::Auth => return Err(Trouble::SecretNeeded),
+                Refusal::MaxConnections => return Err(Trouble::Full),
+                Refusal::Draining => return Err(Trouble::Draining),
+                Refusal::Unsaid => No::Unsaid,
+                Refusal::MaxLocks => No::MaxLocks,
+                Refusal::MaxWaiters => No::MaxWaiters,
+                Refusal::LimitMismatch => No::LimitMismatch,
+                Refusal::NotEnqueued => No::NotEnqueued,
+                Refusal::AlreadyEnqueued => No::AlreadyEnqueued,
+                Refusal::LeaseExpired => No::LeaseExpired,
+                Refusal::NotLeader { leader } => No::NotLeader(leader.map(str::to_owned)),
+                Refusal::Other(word) => No::Other(word.to_owned()),
+            }),
+        })
+    }
+}
+
+fn broken(why: io::Error) -> Trouble {
+    Trouble::Broken(why.to_string())
+}
+
+fn read_about(json: &[u8]) -> About {
+    serde_json::from_slice(json).unwrap_or_default()
+}
+
+fn left(until: Moment) -> Duration {
+    until.since(clock::now()).min(LONGEST)
+}
+
+/// The beginning of something that should not be there.
+fn show(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
+    if bytes.len() > 60 { format!("{text:?}…") } else { format!("{text:?}") }
+}

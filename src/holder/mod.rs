@@ -1,0 +1,72 @@
+//! A background process that keeps a lock between two shell commands.
+//!
+//! The life of a holder: `start` re-executes this program with a [`Job`]; the new process (`run`) takes the
+//! lock, reports one line through its stdout, and stays. It owns the connection and renews. It ends, and the
+//! lock with it, when `release` asks for it, when its owner ends, or when `--max-hold` is over. A holder that
+//! lost its lock stays to say so until one of these. Commands find holders through the `registry` and talk
+//! to them over a Unix socket (`control`).
+
+pub mod control;
+pub mod owner;
+pub mod registry;
+pub mod run;
+pub mod start;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lock::{Key, Kind, Token};
+use owner::Owner;
+
+/// How a holder's first argument begins, and what `ps` shows of it.
+pub const TITLE: &str = "dflock: holding ";
+
+/// Where the servers are and how to speak to them, as a holder is told.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Site {
+    /// As the user wrote them.
+    pub servers: String,
+    pub shard: Option<usize>,
+    pub tls: bool,
+    pub tls_ca: Option<PathBuf>,
+    pub tls_identity: Option<(PathBuf, PathBuf)>,
+    pub tls_name: Option<String>,
+    pub secret: Option<Vec<u8>>,
+    pub allow_plaintext_secret: bool,
+    pub connect_timeout: Duration,
+}
+
+/// What a holder is to do.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Job {
+    pub site: Site,
+    pub key: Key,
+    pub kind: Kind,
+    pub lease: Option<Duration>,
+    /// `None` for ever.
+    pub wait: Option<Duration>,
+    pub connect_retry: Duration,
+    /// Join the queue and report at once.
+    pub two_phase: bool,
+    pub owner: Option<Owner>,
+    pub max_hold: Option<Duration>,
+    pub signal_on_lost: Option<i32>,
+}
+
+/// What a holder says once it has the lock, or its place.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    pub pid: u32,
+    pub server: String,
+    /// `None` while it waits.
+    pub grant: Option<Held>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Held {
+    pub token: Token,
+    pub fence: Option<u64>,
+    pub lease: Duration,
+}

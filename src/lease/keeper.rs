@@ -1,0 +1,227 @@
+//! The only place that renews. Tells its owner what became of the lease.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::alarm::Alarm;
+use super::plan::{Plan, Step};
+use crate::backend::{Hold, Renewal};
+use crate::clock::{self, Moment};
+use crate::error::{Failure, Kind};
+
+/// How long one renewal may take where another way to the server can be tried after it.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// How long a release may take.
+pub const RELEASE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The lease, as far as it can be proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A child must be told to end at `term_at` and be dead by `dead_at`, unless better news come.
+    Held { term_at: Moment, dead_at: Moment },
+    /// Renewing fails; it is still ours until `term_at`.
+    InDanger { term_at: Moment, dead_at: Moment, why: String },
+    /// The server gave it away, or may at any moment.
+    Lost { proved: bool, why: String },
+}
+
+enum Order {
+    Renew { lease: Option<Duration>, answer: oneshot::Sender<Result<Duration, Failure>> },
+    Release { answer: oneshot::Sender<Result<(), Failure>> },
+}
+
+/// The owner's end of a lock that is being kept. Dropping it closes the connection.
+pub struct Keeper {
+    pub news: watch::Receiver<News>,
+    orders: mpsc::Sender<Order>,
+}
+
+impl Keeper {
+    /// Keeps `hold` from now on; `grace` is how long before the end of the lease news of its loss are needed.
+    pub fn start(hold: Hold, grace: Duration) -> Keeper {
+        let grant = hold.grant();
+        let plan = Plan::new(grant.asked, grant.lease, grace, hold.rhythm());
+        let held = News::Held { term_at: plan.term_at(), dead_at: plan.dead_at() };
+        let (tell, news) = watch::channel(held);
+        let (orders, inbox) = mpsc::channel(4);
+        tokio::spawn(Keeping { hold, plan, tell, inbox, alarm: Alarm::new() }.run());
+        Keeper { news, orders }
+    }
+
+    /// Renews now, for `lease` or as long as before; says how long the lease is then.
+    pub async fn renew(&self, lease: Option<Duration>) -> Result<Duration, Failure> {
+        let (answer, result) = oneshot::channel();
+        let sent = self.orders.send(Order::Renew { lease, answer }).await;
+        if sent.is_err() { Err(self.lost()) } else { result.await.unwrap_or_else(|_| Err(self.lost())) }
+    }
+
+    /// Gives the lock back.
+    pub async fn release(self) -> Result<(), Failure> {
+        let (answer, result) = oneshot::channel();
+        let sent = self.orders.send(Order::Release { answer }).await;
+        if sent.is_err() { Err(self.lost()) } else { result.await.unwrap_or_else(|_| Err(self.lost())) }
+    }
+
+    /// The failure that says what the last news was.
+    fn lost(&self) -> Failure {
+        match &*self.news.borrow() {
+            News::Lost { why, .. } => Failure::new(Kind::Lost, format!("the lock was lost: {why}")),
+            News::Held { .. } | News::InDanger { .. } => Failure::new(Kind::Internal, "the keeper of the lock is gone"),
+        }
+    }
+}
+
+struct Keeping {
+    hold: Hold,
+    plan: Plan,
+    tell: watch::Sender<News>,
+    inbox: mpsc::Receiver<Order>,
+    alarm: Alarm,
+}
+
+/// How keeping ends.
+enum End {
+    Lost { proved: bool, why: String },
+    Released,
+}
+
+impl Keeping {
+    async fn run(mut self) {
+        if let End::Lost { proved, why } = self.keep().await {
+            self.tell.send_replace(News::Lost { proved, why });
+        } else {
+            return;
+        }
+        // Never again in this run: the connection goes, and whoever asks hears of the loss.
+        let Keeping { mut inbox, tell, .. } = self;
+        while let Some(order) = inbox.recv().await {
+            let why = match &*tell.borrow() {
+                News::Lost { why, .. } => why.clone(),
+                News::Held { .. } | News::InDanger { .. } => String::new(),
+            };
+            let lost = Failure::new(Kind::Lost, format!("the lock was lost: {why}"));
+            // Nobody may wait for the answer any more.
+            let _ = match order {
+                Order::Renew { answer, .. } => answer.send(Err(lost)).map_err(drop),
+                Order::Release { answer } => answer.send(Err(lost)).map_err(drop),
+            };
+        }
+    }
+
+    async fn keep(&mut self) -> End {
+        let secured = self.hold.secure(self.attempt_until()).await;
+        if let Err(end) = self.note(secured).await {
+            return end;
+        }
+        loop {
+            // The deadline first, before sockets: this may be the waking from any pause.
+            match self.plan.step(clock::now()) {
+                Step::GiveUp => return self.given_up(),
+                Step::RenewNow => {
+                    let renewed = self.hold.renew(self.plan.lease(), self.attempt_until()).await;
+                    if let Err(end) = self.note(renewed).await {
+                        return end;
+                    }
+                }
+                Step::RenewAt(moment) => {
+                    let order = tokio::select! {
+                        biased;
+                        () = self.alarm.wait_until(moment) => None,
+                        order = self.inbox.recv() => Some(order),
+                        why = self.hold.broken() => {
+                            if let Err(end) = self.note(Renewal::Unknown(why)).await {
+                                return end;
+                            }
+                            None
+                        }
+                    };
+                    match order {
+                        None => {}
+                        // The owner is gone without a word.
+                        Some(None) => {
+                            let _ = self.hold.give_back(clock::now() + RELEASE_WITHIN).await;
+                            return End::Released;
+                        }
+                        Some(Some(Order::Renew { lease, answer })) => {
+                            if let Some(end) = self.renew_for(lease, answer).await {
+                                return end;
+                            }
+                        }
+                        Some(Some(Order::Release { answer })) => return self.release(answer).await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where another way to the server can be tried, an attempt is short; otherwise its answer is all there is.
+    fn attempt_until(&self) -> Moment {
+        let term_at = self.plan.term_at();
+        if self.hold.outlives_connection() { term_at.min(clock::now() + ATTEMPT) } else { term_at }
+    }
+
+    /// Takes what came of an attempt into the plan. Without a connection the lock is taken over on another
+    /// one, if the server keeps it for that; otherwise it is lost.
+    async fn note(&mut self, mut renewal: Renewal) -> Result<(), End> {
+        if let Renewal::Unknown(why) = renewal {
+            if clock::now() >= self.plan.term_at() {
+                return Err(self.given_up());
+            }
+            if !self.hold.outlives_connection() {
+                return Err(End::Lost { proved: true, why });
+            }
+            self.plan.failed(clock::now());
+            let (term_at, dead_at) = (self.plan.term_at(), self.plan.dead_at());
+            self.tell.send_replace(News::InDanger { term_at, dead_at, why });
+            renewal = tokio::select! {
+                biased;
+                () = self.alarm.wait_until(term_at) => return Err(self.given_up()),
+                restored = self.hold.restore(term_at) => restored,
+            };
+        }
+        match renewal {
+            Renewal::Renewed { asked } => {
+                let lease = self.hold.grant().lease;
+                self.plan.set_rhythm(self.hold.rhythm());
+                self.plan.renewed(asked, lease, asked.as_nanos() / 1000);
+                self.tell.send_replace(News::Held { term_at: self.plan.term_at(), dead_at: self.plan.dead_at() });
+                Ok(())
+            }
+            Renewal::Gone => {
+                Err(End::Lost { proved: true, why: "the server says that its lease has ended".to_owned() })
+            }
+            Renewal::Unknown(_) => Err(self.given_up()),
+        }
+    }
+
+    async fn renew_for(
+        &mut self,
+        lease: Option<Duration>,
+        answer: oneshot::Sender<Result<Duration, Failure>>,
+    ) -> Option<End> {
+        let lease = lease.unwrap_or(self.plan.lease());
+        let renewed = self.hold.renew(lease, self.attempt_until()).await;
+        let noted = self.note(renewed).await;
+        let result = match &noted {
+            Ok(()) => Ok(self.plan.lease()),
+            Err(End::Lost { why, .. }) => Err(Failure::new(Kind::Lost, format!("the lock was lost: {why}"))),
+            Err(End::Released) => Err(Failure::new(Kind::Lost, "the lock was released")),
+        };
+        // Nobody may wait for the answer any more.
+        let _ = answer.send(result);
+        noted.err()
+    }
+
+    async fn release(&mut self, answer: oneshot::Sender<Result<(), Failure>>) -> End {
+        let released = self.hold.give_back(clock::now() + RELEASE_WITHIN).await;
+        // Nobody may wait for the answer any more.
+        let _ = answer.send(released);
+        End::Released
+    }
+
+    fn given_up(&self) -> End {
+        End::Lost { proved: false, why: "it could not be renewed in time".to_owned() }
+    }
+}

@@ -1,0 +1,220 @@
+//! Pure: when to renew, when a lease is in danger, when it must be held for lost.
+//!
+//! A lease of length T that was asked for at t0 is believed until t0 + T - M, with a margin M for clocks that
+//! run at different speeds. A child must be dead by then, so it is told to end a grace before.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+/// Bounds of the margin.
+const MARGIN_LEAST: Duration = Duration::from_millis(500);
+const MARGIN_MOST: Duration = Duration::from_secs(5);
+
+/// Pauses between attempts to renew that got no answer.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MOST: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    lease: Duration,
+    /// Between being told to end and being dead.
+    grace: Duration,
+    /// At least how often to renew, whatever the lease.
+    rhythm: Option<Duration>,
+    asked: Moment,
+    renew_at: Moment,
+    failures: u32,
+}
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    RenewAt(Moment),
+    RenewNow,
+    /// The lease can no longer be proved for long enough: whatever it protects ends now.
+    GiveUp,
+}
+
+impl Plan {
+    /// `asked` is when the request left, not when the answer came: the server counted from somewhere between.
+    pub fn new(asked: Moment, lease: Duration, grace: Duration, rhythm: Option<Duration>) -> Plan {
+        let mut plan = Plan { lease, grace: grace.min(lease / 4), rhythm, asked, renew_at: asked, failures: 0 };
+        plan.renewed(asked, lease, 0);
+        plan
+    }
+
+    /// The lease runs anew from `asked`; `random` is any number.
+    pub fn renewed(&mut self, asked: Moment, lease: Duration, random: u64) {
+        self.asked = asked;
+        self.lease = lease;
+        self.failures = 0;
+        let interval = (lease / 3).min(self.rhythm.unwrap_or(Duration::MAX));
+        // Up to a tenth earlier, so that a fleet started together does not renew together.
+        self.renew_at = asked + interval.mul_f64(1.0 - (random % 1000) as f64 / 10_000.0);
+    }
+
+    pub fn set_rhythm(&mut self, rhythm: Option<Duration>) {
+        self.rhythm = rhythm;
+        let interval = (self.lease / 3).min(rhythm.unwrap_or(Duration::MAX));
+        self.renew_at = self.renew_at.min(self.asked + interval);
+    }
+
+    /// An attempt got no answer.
+    pub fn failed(&mut self, now: Moment) {
+        let pause = RETRY_FIRST.saturating_mul(1 << self.failures.min(10)).min(RETRY_MOST);
+        self.failures += 1;
+        self.renew_at = now + pause;
+    }
+
+    /// A renewal as soon as possible.
+    pub fn hurry(&mut self, now: Moment) {
+        self.renew_at = now;
+    }
+
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// When a child must be dead.
+    pub fn dead_at(&self) -> Moment {
+        let margin = (self.lease / 10).clamp(MARGIN_LEAST, MARGIN_MOST).min(self.lease / 2);
+        self.asked + (self.lease - margin)
+    }
+
+    /// When a child is told to end.
+    pub fn term_at(&self) -> Moment {
+        self.dead_at() - self.grace.min(self.lease / 4)
+    }
+
+    /// Attempts were made and got no answer: worth a word to the user.
+    pub fn is_in_danger(&self) -> bool {
+        self.failures > 0
+    }
+
+    pub fn step(&self, now: Moment) -> Step {
+        if now >= self.term_at() {
+            Step::GiveUp
+        } else if now >= self.renew_at {
+            Step::RenewNow
+        } else {
+            Step::RenewAt(self.renew_at.min(self.term_at()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: Moment = Moment::from_nanos(1_000_000_000_000);
+
+    fn secs(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    fn plan(lease: f64, grace: f64) -> Plan {
+        Plan::new(T0, secs(lease), secs(grace), None)
+    }
+
+    #[test]
+    fn a_lease_of_ten_seconds() {
+        let plan = plan(10.0, 5.0);
+        assert_eq!(plan.dead_at(), T0 + secs(9.0));
+        assert_eq!(plan.term_at(), T0 + secs(6.5));
+        assert_eq!(plan.step(T0), Step::RenewAt(T0 + secs(10.0) / 3));
+        assert_eq!(plan.step(T0 + secs(3.4)), Step::RenewNow);
+        assert_eq!(plan.step(T0 + secs(6.5)), Step::GiveUp);
+    }
+
+    #[test]
+    fn the_margin_has_bounds() {
+        assert_eq!(plan(2.0, 5.0).dead_at(), T0 + secs(1.5));
+        assert_eq!(plan(3600.0, 5.0).dead_at(), T0 + secs(3595.0));
+        // Even where the margin would eat the lease something is left, and in order.
+        let short = plan(0.6, 5.0);
+        assert!(T0 < short.term_at() && short.term_at() < short.dead_at());
+    }
+
+    #[test]
+    fn a_rhythm_is_kept_whatever_the_lease() {
+        let mut plan = Plan::new(T0, secs(3600.0), secs(5.0), Some(secs(7.0)));
+        assert_eq!(plan.step(T0), Step::RenewAt(T0 + secs(7.0)));
+        for random in [0, 1, 500, 999, u64::MAX] {
+            plan.renewed(T0, secs(3600.0), random);
+            let Step::RenewAt(at) = plan.step(T0) else { panic!("not yet") };
+            assert!(at <= T0 + secs(7.0) && at >= T0 + secs(6.3), "{at:?}");
+        }
+    }
+
+    #[test]
+    fn waking_from_a_long_pause_gives_up_first() {
+        let plan = plan(10.0, 5.0);
+        assert_eq!(plan.step(T0 + secs(3600.0)), Step::GiveUp);
+    }
+
+    #[test]
+    fn no_answer_is_tried_again_until_the_end_and_never_beyond() {
+        let mut plan = plan(10.0, 5.0);
+        let mut now = T0;
+        let mut attempts = 0;
+        loop {
+            match plan.step(now) {
+                Step::GiveUp => break,
+                Step::RenewNow => {
+                    attempts += 1;
+                    plan.failed(now);
+                }
+                Step::RenewAt(at) => {
+                    assert!(at > now && at <= plan.term_at());
+                    now = at;
+                }
+            }
+        }
+        assert_eq!(now, plan.term_at());
+        assert!(attempts > 4, "{attempts}");
+    }
+
+    /// However renewals go, what was promised for the lease last granted holds.
+    #[test]
+    fn thousands_of_histories_keep_the_order_of_things() {
+        let mut number = 1u64;
+        let mut random = move || {
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            number >> 33
+        };
+        for _ in 0..5000 {
+            let lease = Duration::from_millis(600 + random() % 100_000);
+            let grace = Duration::from_millis(random() % 20_000);
+            let rhythm = (random() % 2 == 0).then_some(secs(7.0));
+            let mut plan = Plan::new(T0, lease, grace, rhythm);
+            let (mut now, mut asked, mut lease) = (T0, T0, lease);
+            for _ in 0..50 {
+                assert!(plan.term_at() <= plan.dead_at());
+                assert!(plan.dead_at() < asked + lease, "dead before the lease ends");
+                match plan.step(now) {
+                    Step::GiveUp => {
+                        assert!(now >= plan.term_at());
+                        break;
+                    }
+                    Step::RenewAt(at) => {
+                        assert!(at > now && at <= plan.term_at());
+                        // A pause of any length may come in between.
+                        now = if random() % 10 == 0 { now + Duration::from_millis(random() % 200_000) } else { at };
+                    }
+                    Step::RenewNow => {
+                        let sent = now;
+                        now = now + Duration::from_millis(random() % 300);
+                        if random() % 3 == 0 {
+                            plan.failed(now);
+                        } else {
+                            lease = Duration::from_millis(600 + random() % 100_000);
+                            asked = sent;
+                            plan.renewed(sent, lease, random());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

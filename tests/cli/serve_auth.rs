@@ -1,0 +1,187 @@
+//! The shared secret: where it comes from, who gets in, and what the others cost.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use crate::house::{Client, Server, now};
+use crate::lines::{Lines, tcp};
+use crate::start::{logged, private_file, raise_descriptor_limit, refused, refused_with};
+
+const SECRET: &str = "correct-horse-battery";
+const WRONG: &str = "wrong-horse-battery";
+
+/// A server that asks for [`SECRET`], given in a file.
+fn serve(more: &[&str]) -> Server {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = private_file(home.path(), "secret", format!("  {SECRET}\n"));
+    Server::start(&[&["--auth-token-file", &file], more].concat())
+}
+
+fn enter(server: &Server) -> Client {
+    let mut client = server.connect();
+    assert_eq!(client.ask("auth", "_", SECRET), "ok");
+    client
+}
+
+#[test]
+fn the_right_secret_opens_the_door() {
+    let server = serve(&[]);
+    let mut client = enter(&server);
+    let token = client.take("job", "0");
+    assert_eq!(client.ask("auth", "_", SECRET), "error", "a second time");
+    assert_eq!(client.ask("auth", "_", WRONG), "error", "a second time, and wrong");
+    assert_eq!(client.ask("r", "job", &token), "ok");
+    // In one write with the first request; the key line does not matter, white space around it neither.
+    let mut quick = server.connect();
+    quick.send(format!("auth\n\n  {SECRET} \r\nl\njob\n0\n").as_bytes());
+    assert_eq!(quick.line(), "ok");
+    assert!(quick.line().starts_with("ok "));
+}
+
+#[test]
+fn everything_else_is_answered_once_and_closed_late() {
+    let server = serve(&[]);
+    let longer = format!("{SECRET}{SECRET}");
+    let long = "x".repeat(70_000);
+    for (what, request) in [
+        ("wrong", format!("auth\n_\n{WRONG}\nl\njob\n0\n")),
+        ("the first half", format!("auth\n_\n{}\n", &SECRET[..10])),
+        ("twice the secret", format!("auth\n_\n{longer}\n")),
+        ("empty", "auth\n_\n\n".to_owned()),
+        ("too long", format!("auth\n_\n{long}\n")),
+        ("none", "l\njob\n0\n".to_owned()),
+        ("stats", "stats\n_\n_\n".to_owned()),
+        ("ping", "ping\n_\n_\n".to_owned()),
+        ("info", "info\n_\n_\n".to_owned()),
+        ("nonsense", "\0\n\n\n".to_owned()),
+        ("HTTP", "GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned()),
+    ] {
+        let mut client = Lines::new(tcp(&server.address));
+        let begin = now();
+        client.send(request.as_bytes());
+        assert_eq!(client.line(), "error_auth", "{what}");
+        assert_eq!(client.rest(), b"", "{what}");
+        if what != "too long" {
+            assert!(begin.elapsed() >= Duration::from_millis(90), "{what}: closed after {:?}", begin.elapsed());
+        }
+    }
+    // Nothing was done for any of them.
+    let mut inside = enter(&server);
+    assert_eq!(inside.stats()["locks"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn silence_ends_at_the_read_timeout() {
+    let server = serve(&["--read-timeout", "1"]);
+    let mut silent = Lines::new(tcp(&server.address));
+    let mut half = Lines::new(tcp(&server.address));
+    half.send(format!("auth\n_\n{}", &SECRET[..5]).as_bytes());
+    assert_eq!(silent.rest(), b"error_auth\n");
+    assert_eq!(half.rest(), b"error_auth\n");
+}
+
+#[test]
+fn a_secret_of_64_kib_passes() {
+    let home = tempfile::tempdir().unwrap();
+    let long = "s".repeat(64 * 1024);
+    let file = private_file(home.path(), "secret", &long);
+    let server = Server::start(&["--auth-token-file", &file]);
+    let mut client = server.connect();
+    assert_eq!(client.ask("auth", "_", &long), "ok");
+    let mut almost = server.connect();
+    assert_eq!(almost.ask("auth", "_", &format!("{}t", &long[1..])), "error_auth");
+    let said = refused(&["--auth-token-file", &private_file(home.path(), "longer", format!("{long}s"))]);
+    assert!(said.contains("longer than"), "{said}");
+}
+
+#[test]
+fn a_file_that_others_may_read_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let file = private_file(home.path(), "secret", SECRET);
+    for mode in [0o644, 0o604, 0o666, 0o602] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let said = refused(&["--auth-token-file", &file]);
+        assert!(said.contains(&file) && said.contains(&format!("{mode:o}")), "{said}");
+        assert!(said.contains(&format!("chmod 600 {file}")), "the hint: {said}");
+        assert!(!said.contains(SECRET), "{said}");
+    }
+    assert!(refused(&["--auth-token-file", "/nowhere/at.all"]).contains("/nowhere/at.all"));
+    for (text, why) in [("", "empty"), (" \n", "empty"), ("two\nlines\n", "more than one line")] {
+        let file = private_file(home.path(), "odd", text);
+        let said = refused(&["--auth-token-file", &file]);
+        assert!(said.contains(&file) && said.contains(why), "{said}");
+    }
+}
+
+#[test]
+fn the_environment_may_hold_it_and_the_flag_beats_that() {
+    let server = Server::start_with(&[], |command| {
+        command.env("DFLOCKD_AUTH_TOKEN", format!(" {SECRET} "));
+    });
+    enter(&server);
+    assert_eq!(server.connect().ask("auth", "_", WRONG), "error_auth");
+    let home = tempfile::tempdir().unwrap();
+    let file = private_file(home.path(), "secret", SECRET);
+    let server = Server::start_with(&[], |command| {
+        command.env("DFLOCKD_AUTH_TOKEN_FILE", &file);
+    });
+    enter(&server);
+    let server = Server::start_with(&["--auth-token-file", &file], |command| {
+        command.env("DFLOCKD_AUTH_TOKEN", WRONG);
+    });
+    enter(&server);
+    assert_eq!(server.connect().ask("auth", "_", WRONG), "error_auth");
+    let said = refused_with(&["--port", "0"], |command| {
+        command.env("DFLOCKD_AUTH_TOKEN", "two\nlines");
+    });
+    assert!(said.contains("DFLOCKD_AUTH_TOKEN") && !said.contains("lines\""), "{said}");
+}
+
+#[test]
+fn without_a_secret_auth_is_an_error_and_nothing_more() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    assert_eq!(client.ask("auth", "_", SECRET), "error");
+    client.take("job", "0");
+    let server = Server::start_with(&[], |command| {
+        command.env("DFLOCKD_AUTH_TOKEN", "");
+    });
+    server.connect().take("job", "0");
+}
+
+#[test]
+fn many_wrong_secrets_do_not_slow_a_bystander() {
+    raise_descriptor_limit();
+    let server = serve(&[]);
+    let mut bystander = enter(&server);
+    let mut wrong: Vec<_> = (0..200).map(|_| Lines::new(tcp(&server.address))).collect();
+    for one in &mut wrong {
+        one.send(format!("auth\n_\n{WRONG}\n").as_bytes());
+    }
+    // Each of them is made to wait; the bystander is not, whatever number they are.
+    for _ in 0..200 {
+        let token = bystander.take("job", "0");
+        assert_eq!(bystander.ask("r", "job", &token), "ok");
+    }
+    for one in &mut wrong {
+        assert_eq!(one.rest(), b"error_auth\n");
+    }
+}
+
+#[test]
+fn no_secret_reaches_the_log() {
+    let mut server = serve(&[]);
+    let mut client = enter(&server);
+    let token = client.take("job", "0");
+    server.connect().ask("auth", "_", WRONG);
+    let failed = server.event("auth_failed");
+    assert!(failed["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{failed}");
+    server.signal("TERM");
+    client.ask("r", "job", &token);
+    server.wait();
+    logged(&server, "drained");
+    let log = server.log_text();
+    for secret in [SECRET, WRONG, &token] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}

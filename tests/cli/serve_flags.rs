@@ -1,0 +1,230 @@
+//! Flags and variables of `dflock serve`: what is refused, what beats what, and what each changes.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::house::{Server, now, wait_for};
+use crate::lines::{Lines, tcp, unix};
+use crate::start::{private_file, raise_descriptor_limit, refused, refused_with};
+
+/// A server with nothing but these variables.
+fn with_variables(variables: &[(&str, &str)], args: &[&str]) -> Server {
+    Server::start_with(args, |command| {
+        command.envs(variables.iter().copied());
+    })
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused() {
+    for (flag, values) in [
+        ("--port", &["65536", "-1", "http", ""][..]),
+        ("--max-locks", &["0", "-1", "many", "99999999999"]),
+        ("--max-connections", &["-1", "1.5"]),
+        ("--max-connections-per-ip", &["-1", "all"]),
+        ("--max-waiters", &["-1", "none"]),
+        ("--read-timeout", &["0", "-1", "soon", "1e3", "9223372037"]),
+        ("--write-timeout", &["-1", "soon", ""]),
+        ("--shutdown-timeout", &["-1", "never"]),
+        ("--gc-max-idle", &["-1", "1 m"]),
+        ("--default-lease-ttl", &["0", "1.5", "-3", "9223372037"]),
+        ("--idle-exit", &["0", "-1", "later"]),
+        ("--auto-release-on-disconnect", &["maybe", "2"]),
+        ("--log-format", &["xml"]),
+    ] {
+        for value in values {
+            let said = refused(&[&format!("{flag}={value}")]);
+            assert!(said.contains(flag), "{flag}={value}: {said}");
+        }
+    }
+    for args in [
+        &["extra"][..],
+        &["--no-such-flag"],
+        &["--port"],
+        &["--auto-release-on-disconnect", "false"],
+        &["--auth-token", "s3cret"],
+    ] {
+        assert!(!refused(args).is_empty(), "{args:?} is refused without a word");
+    }
+}
+
+#[test]
+fn variables_work() {
+    let server = with_variables(&[("DFLOCKD_DEFAULT_LEASE_TTL_S", "7"), ("DFLOCKD_MAX_LOCKS", "2")], &[]);
+    let mut client = server.connect();
+    assert!(client.ask("l", "a", "0").ends_with(" 7"));
+    client.take("b", "0");
+    assert_eq!(client.ask("l", "c", "0"), "error_max_locks");
+
+    let server = with_variables(&[("DFLOCKD_MAX_WAITERS", "1"), ("DFLOCKD_GC_MAX_UNUSED_TIME", "1")], &[]);
+    let mut client = server.connect();
+    client.take("job", "0");
+    assert_eq!(client.ask("e", "job", ""), "queued");
+    let mut second = server.connect();
+    assert_eq!(second.ask("e", "job", ""), "error_max_waiters");
+    assert!(second.ask("sl", "pool", "0 2").starts_with("ok "));
+    drop(second);
+    wait_for("an unused key to be forgotten", || {
+        let stats = client.stats();
+        (stats["idle_semaphores"] == serde_json::json!([]) && stats["semaphores"] == serde_json::json!([]))
+            .then_some(())
+    });
+
+    let server = with_variables(&[("DFLOCKD_READ_TIMEOUT_S", "1"), ("DFLOCKD_MAX_CONNECTIONS", "2")], &[]);
+    let begin = now();
+    let mut silent = Lines::new(tcp(&server.address));
+    assert_eq!(silent.rest(), b"error\n");
+    assert!(begin.elapsed() >= Duration::from_secs(1));
+
+    let server = with_variables(&[("DFLOCKD_MAX_CONNECTIONS_PER_IP", "1"), ("DFLOCKD_HOST", "127.0.0.2")], &[]);
+    assert!(server.address.starts_with("127.0.0.2:"));
+    let _inside = server.connect();
+    assert_eq!(server.connect().line(), "error_max_connections");
+
+    let mut server = with_variables(&[("DFLOCKD_SHUTDOWN_TIMEOUT_S", "1")], &[]);
+    let mut holder = server.connect();
+    holder.take("job", "0 600");
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_flag_beats_its_variable() {
+    let server = with_variables(
+        &[("DFLOCKD_DEFAULT_LEASE_TTL_S", "7"), ("DFLOCKD_HOST", "127.0.0.2"), ("DFLOCKD_PORT", "1")],
+        &["--default-lease-ttl", "8", "--host", "127.0.0.1"],
+    );
+    assert!(server.address.starts_with("127.0.0.1:"));
+    assert!(server.connect().ask("l", "a", "0").ends_with(" 8"));
+    for variable in ["true", "false"] {
+        let variables = [("DFLOCKD_AUTO_RELEASE_ON_DISCONNECT", variable)];
+        assert_eq!(info(&with_variables(&variables, &[]))["auto_release"], variable == "true");
+        let keeps = with_variables(&variables, &["--auto-release-on-disconnect=no"]);
+        assert_eq!(info(&keeps)["auto_release"], false);
+        let releases = with_variables(&variables, &["--auto-release-on-disconnect"]);
+        assert_eq!(info(&releases)["auto_release"], true);
+        let keeps = with_variables(&variables, &["--no-auto-release-on-disconnect"]);
+        assert_eq!(info(&keeps)["auto_release"], false);
+    }
+}
+
+fn info(server: &Server) -> serde_json::Value {
+    let answer = server.connect().ask("info", "_", "_");
+    serde_json::from_str(answer.strip_prefix("ok ").expect("ok")).expect("JSON")
+}
+
+#[test]
+fn the_port_may_come_from_the_environment_and_bad_values_are_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let said = refused_with(&[], |command| {
+        command.env("DFLOCKD_PORT", &port);
+    });
+    assert!(said.contains(&port), "{said}");
+    for (variable, flag) in
+        [("DFLOCKD_PORT", "--port"), ("DFLOCKD_MAX_LOCKS", "--max-locks"), ("DFLOCKD_READ_TIMEOUT_S", "--read-timeout")]
+    {
+        let said = refused_with(&[], |command| {
+            command.env(variable, "nonsense");
+        });
+        assert!(said.contains(flag) || said.contains(variable), "{variable}: {said}");
+    }
+}
+
+/// As in the original: `DFLOCKD_HOST= dflock serve` is how a script or a unit file says "nothing special".
+#[test]
+fn an_empty_variable_is_none() {
+    for variable in [
+        "DFLOCKD_HOST",
+        "DFLOCKD_DEFAULT_LEASE_TTL_S",
+        "DFLOCKD_MAX_LOCKS",
+        "DFLOCKD_MAX_CONNECTIONS",
+        "DFLOCKD_READ_TIMEOUT_S",
+        "DFLOCKD_AUTO_RELEASE_ON_DISCONNECT",
+        "DFLOCKD_TLS_CERT",
+        "DFLOCKD_AUTH_TOKEN",
+        "DFLOCKD_AUTH_TOKEN_FILE",
+    ] {
+        let server = with_variables(&[(variable, "")], &[]);
+        server.connect().take("job", "0");
+    }
+}
+
+#[test]
+fn without_auto_release_a_lock_outlives_its_connection_and_a_waiter_does_not() {
+    let server = Server::start(&["--auto-release-on-disconnect=false"]);
+    let mut holder = server.connect();
+    let token = holder.take("job", "0 600");
+    drop(holder);
+    let mut waiter = server.connect();
+    waiter.send(b"l\njob\n600\n");
+    let mut look = server.connect();
+    wait_for("a waiter", || (look.stats()["locks"][0]["waiters"] == 1).then_some(()));
+    drop(waiter);
+    wait_for("no waiter", || (look.stats()["locks"][0]["waiters"] == 0).then_some(()));
+    assert_eq!(look.ask("n", "job", &format!("{token} 60")), "ok 60");
+    assert_eq!(look.ask("l", "job", "0"), "timeout");
+    assert_eq!(look.ask("r", "job", &token), "ok");
+}
+
+#[test]
+fn an_open_door_is_warned_of() {
+    let home = tempfile::tempdir().unwrap();
+    let secret = private_file(home.path(), "secret", "s3cret");
+    let mut server = Server::start(&["--host", "0.0.0.0"]);
+    assert_eq!(server.event("open")["level"], "warn");
+    for args in [&["--host", "127.0.0.1"][..], &["--host", "0.0.0.0", "--auth-token-file", &secret]] {
+        let mut server = Server::start(args);
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+        crate::start::logged(&server, "drained");
+        assert!(server.events().iter().all(|event| event["event"] != "open"), "{args:?}");
+    }
+}
+
+/// A server whose log goes into a pipe, ended when dropped.
+struct Logging(Child);
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Nothing that is wrong with the log may become a matter of the locks.
+#[test]
+fn a_log_that_is_closed_or_not_read_stalls_nobody() {
+    raise_descriptor_limit();
+    for closed in [true, false] {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("socket");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dflock"));
+        command.arg("serve").arg("--host").arg(format!("unix:{}", path.display()));
+        command.env_clear().env("DFLOCKD_AUTH_TOKEN", "s3cret").current_dir(home.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut server = Logging(command.spawn().unwrap());
+        wait_for("the server", || UnixStream::connect(&path).ok());
+        if closed {
+            drop(server.0.stderr.take());
+        }
+        let mut bystander = unix(path.to_str().unwrap());
+        assert_eq!(bystander.ask("auth", "_", "s3cret"), "ok");
+        // Each of these is a line in the log, and more of them than a pipe holds.
+        for _ in 0..8 {
+            let mut wrong: Vec<_> = (0..150).map(|_| unix(path.to_str().unwrap())).collect();
+            for one in &mut wrong {
+                one.stream().write_all(b"auth\n_\nguess\n").unwrap();
+            }
+            for one in &mut wrong {
+                assert_eq!(one.rest(), b"error_auth\n");
+            }
+        }
+        for _ in 0..100 {
+            let token = bystander.take("job", "0");
+            assert_eq!(bystander.ask("r", "job", &token), "ok");
+        }
+    }
+}

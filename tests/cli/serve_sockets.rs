@@ -1,0 +1,170 @@
+//! Where it listens: several places at once, IPv6, and Unix sockets that others left behind or still use.
+
+use std::net::TcpListener;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::house::{Server, wait_for};
+use crate::lines::unix;
+use crate::start::{private_file, refused};
+
+fn host_of(path: &Path) -> String {
+    format!("unix:{}", path.display())
+}
+
+#[test]
+fn one_table_behind_all_addresses() {
+    let home = tempfile::tempdir().unwrap();
+    let host = host_of(&home.path().join("socket"));
+    let server = Server::start(&["--host", "127.0.0.1", "--host", &host, "--host", "localhost"]);
+    let addresses: Vec<String> = wait_for("all addresses", || {
+        let events = server.events();
+        let listening = events.iter().filter(|event| event["event"] == "listening");
+        let all: Vec<_> = listening.map(|event| event["address"].as_str().unwrap().to_owned()).collect();
+        (all.len() >= 3).then_some(all)
+    });
+    assert_eq!(addresses[1], host);
+    let mut holder = unix(&host);
+    let token = holder.take("job", "0 600");
+    for address in addresses.iter().filter(|address| !address.starts_with("unix:")) {
+        assert_eq!(crate::house::Client::connect(address).ask("l", "job", "0"), "timeout", "at {address}");
+    }
+    assert_eq!(server.connect().ask("r", "job", &token), "ok");
+}
+
+#[test]
+fn ipv6_with_and_without_brackets() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("SKIPPED: this machine has no IPv6");
+        return;
+    }
+    for host in ["::1", "[::1]"] {
+        let server = Server::start(&["--host", host, "--max-connections-per-ip", "1"]);
+        assert!(server.address.starts_with("[::1]:"), "{}", server.address);
+        let mut client = server.connect();
+        client.take("job", "0");
+        assert_eq!(server.connect().line(), "error_max_connections");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_refused_with_a_hint() {
+    let server = Server::start(&[]);
+    let port = server.address.rsplit(':').next().unwrap();
+    let said = refused(&["--port", port]);
+    assert!(said.contains(&format!("127.0.0.1 port {port}")) && said.contains("--port N"), "{said}");
+    server.connect().take("job", "0");
+    // What it had bound before that is let go.
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("socket");
+    refused(&["--host", &host_of(&path), "--host", "127.0.0.1", "--port", port]);
+    assert!(!path.exists(), "a socket file of a server that never was");
+}
+
+#[test]
+fn addresses_that_cannot_be_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let long = host_of(&home.path().join("x".repeat(120)));
+    let hosts = ["192.0.2.1", "unix:/nowhere/at/all", "unix:", long.as_str(), &host_of(home.path()), ""];
+    for host in hosts {
+        let said = refused(&["--port", "0", "--host", host]);
+        assert!(said.contains("cannot listen") && said.contains(host), "{host}: {said}");
+    }
+    assert!(home.path().is_dir());
+}
+
+#[test]
+fn a_socket_file_left_by_a_killed_server_is_taken_over() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("socket");
+    let server = Server::start(&["--host", &host_of(&path)]);
+    unix(&server.address).take("job", "0");
+    server.signal("KILL");
+    drop(server);
+    assert!(path.exists(), "a killed server cannot clean up");
+    let server = Server::start(&["--host", &host_of(&path)]);
+    unix(&server.address).take("job", "0");
+}
+
+#[test]
+fn a_socket_file_in_use_is_left_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("socket");
+    let server = Server::start(&["--host", &host_of(&path)]);
+    let mut holder = unix(&server.address);
+    let token = holder.take("job", "0 600");
+    assert!(refused(&["--host", &server.address]).contains(&server.address));
+    // One that does not answer at the moment is still there.
+    server.signal("STOP");
+    assert!(refused(&["--host", &server.address]).contains(&server.address));
+    server.signal("CONT");
+    assert_eq!(unix(&server.address).ask("r", "job", &token), "ok");
+    // So is one that is no dflock.
+    let other = home.path().join("other");
+    let _listener = UnixListener::bind(&other).unwrap();
+    refused(&["--host", &host_of(&other)]);
+    assert!(std::fs::metadata(&other).unwrap().file_type().is_socket());
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_never_removed() {
+    let home = tempfile::tempdir().unwrap();
+    let file = private_file(home.path(), "precious", "my only copy");
+    let said = refused(&["--host", &format!("unix:{file}")]);
+    assert!(said.contains(&file), "{said}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "my only copy");
+}
+
+#[test]
+fn a_server_removes_no_socket_but_its_own() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("socket");
+    let mut first = Server::start(&["--host", &host_of(&path)]);
+    // Somebody tidies up, and another server takes the place.
+    std::fs::remove_file(&path).unwrap();
+    let second = Server::start(&["--host", &host_of(&path)]);
+    first.signal("TERM");
+    assert_eq!(first.wait().code(), Some(0));
+    assert!(path.exists(), "the socket of the second server");
+    unix(&second.address).take("job", "0");
+}
+
+/// Ended when dropped.
+struct Rivals(Vec<Child>);
+
+impl Drop for Rivals {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Two servers behind one name would grant one lock twice.
+#[test]
+fn of_servers_that_start_together_one_gets_the_socket() {
+    let home = tempfile::tempdir().unwrap();
+    for round in 0..150 {
+        let path = home.path().join(format!("socket-{round}"));
+        // Left behind: bound, and nobody listens any more.
+        drop(UnixListener::bind(&path).unwrap());
+        let start = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_dflock"));
+            command.args(["serve", "--host", &host_of(&path)]).env_clear().current_dir(home.path());
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        };
+        let mut rivals = Rivals((0..8).map(|_| start()).collect());
+        // All but one give up; the last one never does.
+        let mut ended = 0;
+        wait_for("all but one to give up", || {
+            ended = rivals.0.iter_mut().filter_map(|child| child.try_wait().unwrap()).count();
+            (ended + 1 >= rivals.0.len()).then_some(())
+        });
+        assert_eq!(ended, rivals.0.len() - 1, "round {round}: nobody serves");
+        wait_for("the one that is left", || UnixStream::connect(&path).ok());
+        unix(&host_of(&path)).take("job", "0");
+    }
+}
