@@ -53,7 +53,8 @@ pub(super) async fn serve(arrival: Arrival, peer: String, admission: Admission, 
     let stream = match (arrival, &context.tls) {
         (Arrival::Unix(stream), _) => Stream::Unix(stream),
         (Arrival::Tcp(stream), None) => Stream::Tcp(stream),
-        (Arrival::Tcp(stream), Some(_)) => match secure(stream, &peer, &context).await {
+        // In a box, as every large state that few connections come to: each waiting one has room for it else.
+        (Arrival::Tcp(stream), Some(_)) => match Box::pin(secure(stream, &peer, &context)).await {
             Some(stream) => stream,
             None => return,
         },
@@ -76,7 +77,7 @@ pub(super) async fn serve(arrival: Arrival, peer: String, admission: Admission, 
         _admission: admission,
     };
     let farewell = session.run().await;
-    session.leave(farewell).await;
+    Box::pin(session.leave(farewell)).await;
 }
 
 /// A TLS handshake, bounded in time. A client that does not speak TLS is told so in plain text.
@@ -188,7 +189,7 @@ impl Session {
                         self.answer_verdict(verdict);
                     }
                     Next::Report => {
-                        if self.send_report().await.is_err() {
+                        if Box::pin(self.send_report()).await.is_err() {
                             return Farewell::Silent;
                         }
                     }
@@ -208,7 +209,11 @@ impl Session {
 
     /// Deals with one request, if a whole one is there.
     fn handle_next(&mut self) -> Option<Next> {
-        if self.fresh && !self.input.is_empty() {
+        if self.input.is_empty() {
+            self.progress_lines = 0;
+            return None;
+        }
+        if self.fresh {
             self.fresh = false;
             if self.input[0] == TLS_HANDSHAKE {
                 // No command begins like this: it is a client that believes we speak TLS.
@@ -424,11 +429,8 @@ impl Session {
             self.stream.flush().await
         };
         let limit = self.seat.context.write_timeout;
-        if limit.is_zero() {
-            writing.await?;
-        } else {
-            timeout(limit, writing).await??;
-        }
+        let limit = if limit.is_zero() { Duration::MAX } else { limit };
+        Box::pin(timeout(limit, writing)).await??;
         empty(&mut self.out);
         // The time that a client takes to read an answer is not taken from its next request.
         self.read_at = clock::server_now();

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::table::{Change, ConnId, Load, Reply, Table, Turn, Verdict};
+use super::table::{ConnId, Load, Reply, Table, Turn, Verdict};
 use crate::clock::{self, Moment};
 
 pub(super) struct Shared {
@@ -20,7 +20,6 @@ pub(super) struct Shared {
 struct State {
     table: Table,
     salts: Salts,
-    changes: Vec<Change>,
     verdicts: VecDeque<(ConnId, Verdict)>,
     mailboxes: Vec<Option<oneshot::Sender<Verdict>>>,
     timer_at: Moment,
@@ -33,7 +32,6 @@ impl Shared {
         let state = State {
             table,
             salts: Salts::default(),
-            changes: Vec::new(),
             verdicts: VecDeque::new(),
             mailboxes: Vec::new(),
             timer_at: Moment::NEVER,
@@ -154,10 +152,9 @@ impl Shared {
 
 impl State {
     fn operate<T>(&mut self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> T {
-        let State { table, salts, changes, verdicts, mailboxes, used_at, .. } = self;
-        changes.clear();
+        let State { table, salts, verdicts, mailboxes, used_at, .. } = self;
         let was_used = table.load() != Load::default();
-        let mut turn = Turn { now: clock::server_now(), salt: &mut || salts.next(), changes, verdicts };
+        let mut turn = Turn { now: clock::server_now(), salt: &mut || salts.next(), changes: None, verdicts };
         let result = operation(table, &mut turn);
         if was_used || table.load() != Load::default() {
             *used_at = turn.now;

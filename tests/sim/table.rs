@@ -114,7 +114,7 @@ impl Play {
 
     fn turn<T>(&mut self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> T {
         let Play { table, random, changes, verdicts, now, .. } = self;
-        let mut turn = Turn { now: *now, salt: &mut || random.next(), changes, verdicts };
+        let mut turn = Turn { now: *now, salt: &mut || random.next(), changes: Some(changes), verdicts };
         operation(table, &mut turn)
     }
 

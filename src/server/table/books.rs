@@ -175,14 +175,19 @@ impl Table {
         let due = claim.due();
         let claim = index(self.claims.insert(claim));
         self.own(conn, claim);
-        if due != Moment::NEVER {
-            self.due.insert((due, claim));
-        }
+        self.schedule(due, claim);
         let entry = &self.keys[key as usize];
         if entry.holders + entry.waiting == 0 {
             self.idle.remove(&mut self.keys, key);
         }
         claim
+    }
+
+    fn schedule(&mut self, due: Moment, claim: u32) {
+        if due != Moment::NEVER {
+            self.due.insert((due, claim));
+            self.quiet_until = self.quiet_until.min(due);
+        }
     }
 
     fn own(&mut self, conn: ConnId, claim: u32) {
@@ -225,10 +230,10 @@ impl Table {
         change(entry);
         let after = entry.due();
         if before != after {
-            self.due.remove(&(before, claim));
-            if after != Moment::NEVER {
-                self.due.insert((after, claim));
+            if before != Moment::NEVER {
+                self.due.remove(&(before, claim));
             }
+            self.schedule(after, claim);
         }
     }
 
@@ -248,7 +253,7 @@ impl Table {
         let key = &mut self.keys[entry.key as usize];
         key.holders += 1;
         key.newest = claim;
-        turn.changes.push(Change::Granted {
+        turn.record(|| Change::Granted {
             key: key.name.clone(),
             kind: key.kind,
             stamp,
@@ -266,7 +271,7 @@ impl Table {
             claim.until = until;
         });
         let fence = self.claims[claim as usize].stamp.number;
-        turn.changes.push(Change::Renewed { fence, lease_s, until });
+        turn.record(|| Change::Renewed { fence, lease_s, until });
     }
 
     /// Grants what is free to those first in the queue.
@@ -276,6 +281,7 @@ impl Table {
             if holders + waiting == 0 {
                 self.keys[key as usize].idle_since = turn.now;
                 self.idle.push(&mut self.keys, key);
+                self.quiet_until = self.quiet_until.min(turn.now + self.limits.idle);
                 return;
             }
             let first = self.queue.range((key, 0, 0)..=(key, u64::MAX, u32::MAX)).next().copied();
@@ -322,7 +328,7 @@ impl Table {
         self.unqueue(claim);
         let gone = self.remove_claim(claim);
         if gone.ticket_salt.is_some() {
-            turn.changes.push(Change::Left { place: gone.order });
+            turn.record(|| Change::Left { place: gone.order });
         }
         self.settle(turn, gone.key);
     }
@@ -340,7 +346,7 @@ impl Table {
                 self.places.insert((gone.conn, gone.key), Place::Expired { born });
             }
         }
-        turn.changes.push(Change::Ended { fence: gone.stamp.number, why });
+        turn.record(|| Change::Ended { fence: gone.stamp.number, why });
         self.settle(turn, gone.key);
     }
 
@@ -385,7 +391,7 @@ impl Table {
             self.queue.remove(&(key, order, claim));
         }
         let number = if granted { stamp.number } else { order };
-        turn.changes.push(Change::LeftBehind { number, away_until });
+        turn.record(|| Change::LeftBehind { number, away_until });
     }
 
     /// Makes `conn` the owner of a claim. `None`: it has a place of its own for that key.
@@ -420,7 +426,7 @@ impl Table {
         if waiting {
             self.queue.insert((key, order, claim));
         }
-        turn.changes.push(Change::Resumed { number: if waiting { order } else { stamp.number } });
+        turn.record(|| Change::Resumed { number: if waiting { order } else { stamp.number } });
         Some(())
     }
 

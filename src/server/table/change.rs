@@ -24,10 +24,18 @@ impl ConnId {
 pub struct Turn<'a> {
     pub now: Moment,
     pub salt: &'a mut dyn FnMut() -> u64,
-    /// What happened to locks and places, in order, for whoever keeps a record.
-    pub changes: &'a mut Vec<Change>,
+    /// What happened to locks and places, in order, where somebody keeps a record.
+    pub changes: Option<&'a mut Vec<Change>>,
     /// Answers to connections that were blocked.
     pub verdicts: &'a mut VecDeque<(ConnId, Verdict)>,
+}
+
+impl Turn<'_> {
+    pub(super) fn record(&mut self, change: impl FnOnce() -> Change) {
+        if let Some(changes) = &mut self.changes {
+            changes.push(change());
+        }
+    }
 }
 
 /// What an operation did.

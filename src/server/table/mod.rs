@@ -68,6 +68,8 @@ pub struct Table {
     stamps: HashMap<u64, u32, NumberHash>,
     places: BTreeMap<(ConnId, u32), Place>,
     expired_places: usize,
+    /// Nothing runs out before.
+    quiet_until: Moment,
     /// Keys that nobody uses, longest unused first.
     idle: Chain,
     load: Load,
@@ -164,6 +166,7 @@ impl Table {
             stamps: HashMap::default(),
             places: BTreeMap::new(),
             expired_places: 0,
+            quiet_until: Moment::NEVER,
             idle: Chain::default(),
             load: Load::default(),
             last_number,
@@ -254,7 +257,7 @@ impl Table {
                 if let Some(ticket) = ticket {
                     self.stamps.insert(ticket.number, claim);
                     let Key { name, kind, .. } = &self.keys[key as usize];
-                    turn.changes.push(Change::Queued { key: name.clone(), kind: *kind, ticket, lease_s });
+                    turn.record(|| Change::Queued { key: name.clone(), kind: *kind, ticket, lease_s });
                 }
                 Reply::Queued { ticket }
             }
@@ -340,6 +343,9 @@ impl Table {
 
     /// Ends whatever ran out by now. Work left over is due at once, see [`Table::next_due`].
     pub fn run_out(&mut self, turn: &mut Turn<'_>) {
+        if turn.now < self.quiet_until {
+            return;
+        }
         for _ in 0..SLICE {
             let Some(&(due, claim)) = self.due.first() else { break };
             if due > turn.now {
@@ -355,14 +361,15 @@ impl Table {
             self.forget_key(key);
         }
         self.shrink();
-    }
-
-    /// When [`Table::run_out`] is to be called next.
-    pub fn next_due(&self) -> Moment {
         let claim = self.due.first().map_or(Moment::NEVER, |(due, _)| *due);
         let oldest = self.idle.first().map(|key| self.keys[key as usize].idle_since);
         let idle = oldest.map_or(Moment::NEVER, |since| since + self.limits.idle);
-        claim.min(idle)
+        self.quiet_until = claim.min(idle);
+    }
+
+    /// When [`Table::run_out`] is to be called next; it may find that what was due then is gone.
+    pub fn next_due(&self) -> Moment {
+        self.quiet_until
     }
 
     /// Gives out no more locks and sends every waiter away, because the server stops.
