@@ -169,6 +169,8 @@ enum Farewell {
 /// What to do after a request.
 enum Next {
     GoOn,
+    /// First whoever has been granted a lock by this: they have waited longer.
+    GiveWay,
     Blocked(oneshot::Receiver<Verdict>),
     Report,
     Part(Farewell),
@@ -180,6 +182,10 @@ impl Session {
             while let Some(next) = self.handle_next() {
                 match next {
                     Next::GoOn => {}
+                    Next::GiveWay => {
+                        self.watched = false;
+                        tokio::task::yield_now().await;
+                    }
                     Next::Part(farewell) => return farewell,
                     Next::Blocked(mailbox) => {
                         if self.send().await.is_err() {
@@ -281,8 +287,10 @@ impl Session {
                 self.say_reply(reply, mailbox, answer::granted)
             }
             Request::Release { key, space, token } => {
-                let released = shared.with(|table, turn| table.release(turn, key, space, token));
-                self.say(if released { Answer::Done } else { Answer::Refused(Refusal::Unsaid) })
+                let (released, handed_over) =
+                    shared.with_handover(|table, turn| table.release(turn, key, space, token));
+                let next = self.say(if released { Answer::Done } else { Answer::Refused(Refusal::Unsaid) });
+                if handed_over { Next::GiveWay } else { next }
             }
             Request::Renew { key, space, token, lease_s } => {
                 let seconds = lease(lease_s);

@@ -23,6 +23,8 @@ struct State {
     verdicts: VecDeque<(ConnId, Verdict)>,
     mailboxes: Vec<Option<oneshot::Sender<Verdict>>>,
     timer_at: Moment,
+    /// How many verdicts have reached those they were for.
+    delivered: u64,
     /// When something was held or waited for last.
     used_at: Moment,
 }
@@ -35,6 +37,7 @@ impl Shared {
             verdicts: VecDeque::new(),
             mailboxes: Vec::new(),
             timer_at: Moment::NEVER,
+            delivered: 0,
             used_at: clock::server_now(),
         };
         Shared { state: Mutex::new(state), earlier: Notify::new(), emptied: Notify::new() }
@@ -46,6 +49,16 @@ impl Shared {
         let result = state.operate(operation);
         self.unlock(state);
         result
+    }
+
+    /// As [`Shared::with`]; says also whether somebody who was blocked has an answer now.
+    pub(super) fn with_handover<T>(&self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> (T, bool) {
+        let mut state = self.lock();
+        let before = state.delivered;
+        let result = state.operate(operation);
+        let handed_over = state.delivered != before;
+        self.unlock(state);
+        (result, handed_over)
     }
 
     /// One operation that may block its connection; if it does, the verdict comes through the mailbox.
@@ -152,7 +165,7 @@ impl Shared {
 
 impl State {
     fn operate<T>(&mut self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> T {
-        let State { table, salts, verdicts, mailboxes, used_at, .. } = self;
+        let State { table, salts, verdicts, mailboxes, used_at, delivered: count, .. } = self;
         let was_used = table.load() != Load::default();
         let mut turn = Turn { now: clock::server_now(), salt: &mut || salts.next(), changes: None, verdicts };
         let result = operation(table, &mut turn);
@@ -163,8 +176,10 @@ impl State {
             let mailbox = mailboxes.get_mut(conn.index()).and_then(Option::take);
             // Without a reader its connection is closing at this moment.
             let delivered = mailbox.is_some_and(|mailbox| mailbox.send(verdict).is_ok());
-            if let (false, Verdict::Granted { stamp, .. }) = (delivered, verdict) {
-                table.take_back(&mut turn, stamp);
+            match verdict {
+                _ if delivered => *count += 1,
+                Verdict::Granted { stamp, .. } => table.take_back(&mut turn, stamp),
+                Verdict::Timeout | Verdict::Off => {}
             }
         }
         result
