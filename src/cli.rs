@@ -2,7 +2,18 @@
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::command::acquire::Acquire;
+use crate::command::config::Config;
+use crate::command::enqueue::Enqueue;
+use crate::command::holders::Holders;
+use crate::command::manner::Manner;
+use crate::command::release::Release;
+use crate::command::renew::Renew;
+use crate::command::sem::Sem;
 use crate::command::serve::Serve;
+use crate::command::stats::Stats;
+use crate::command::status::Status;
+use crate::command::wait::WaitFor;
 use crate::error::Failure;
 
 /// Run a command while holding a distributed lock
@@ -15,7 +26,17 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    Acquire(Box<Acquire>),
+    Release(Box<Release>),
+    Renew(Box<Renew>),
+    Enqueue(Box<Enqueue>),
+    Wait(Box<WaitFor>),
+    Sem(Box<Sem>),
+    Status(Box<Status>),
+    Stats(Box<Stats>),
+    Holders(Holders),
     Serve(Box<Serve>),
+    Config(Box<Config>),
 }
 
 impl Cli {
@@ -25,9 +46,37 @@ impl Cli {
         Cli::from_arg_matches(&command.try_get_matches()?)
     }
 
-    pub fn run(self) -> Result<(), Failure> {
+    /// Runs the command; the exit code where it is not a failure's.
+    pub fn run(self) -> Result<u8, Failure> {
         match self.verb {
-            Verb::Serve(serve) => serve.run(),
+            Verb::Acquire(verb) => verb.run(None),
+            Verb::Release(verb) => verb.run(None),
+            Verb::Renew(verb) => verb.run(None),
+            Verb::Enqueue(verb) => verb.run(None),
+            Verb::Wait(verb) => verb.run(None),
+            Verb::Sem(verb) => verb.run(),
+            Verb::Status(verb) => verb.run(),
+            Verb::Stats(verb) => verb.run(),
+            Verb::Holders(verb) => verb.run(),
+            Verb::Serve(verb) => verb.run().map(|()| 0),
+            Verb::Config(verb) => verb.run(),
+        }
+    }
+
+    /// How it wants to be answered, failures included.
+    pub fn manner(&self) -> Manner {
+        match &self.verb {
+            Verb::Acquire(verb) => verb.manner,
+            Verb::Release(verb) => verb.manner,
+            Verb::Renew(verb) => verb.manner(),
+            Verb::Enqueue(verb) => verb.manner(),
+            Verb::Wait(verb) => verb.manner(),
+            Verb::Sem(verb) => verb.manner(),
+            Verb::Status(verb) => verb.manner(),
+            Verb::Stats(verb) => verb.manner(),
+            Verb::Holders(verb) => verb.manner(),
+            Verb::Serve(_) => Manner::default(),
+            Verb::Config(verb) => verb.manner(),
         }
     }
 }

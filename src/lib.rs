@@ -33,6 +33,7 @@ pub mod client;
 pub mod clock;
 pub mod command;
 pub mod error;
+pub mod holder;
 pub mod lease;
 pub mod lock;
 pub mod net;

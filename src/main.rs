@@ -3,10 +3,16 @@
 use std::process::ExitCode;
 
 use dflock::cli::Cli;
+use dflock::command::hold;
 use dflock::error::Kind;
 use dflock::output;
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    if hold::is_holder(arguments.next().as_deref(), arguments.count()) {
+        hold::run();
+        return ExitCode::SUCCESS;
+    }
     let cli = match Cli::from_command_line() {
         Ok(cli) => cli,
         Err(usage) if usage.use_stderr() => {
@@ -14,14 +20,21 @@ fn main() -> ExitCode {
             return ExitCode::from(Kind::Usage.exit());
         }
         Err(wanted) => {
-            output::answer(&wanted.render().to_string());
+            // Help that nobody reads is no failure.
+            let _ = output::plain(&wanted.render().to_string());
             return ExitCode::SUCCESS;
         }
     };
+    let manner = cli.manner();
     match cli.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            output::failure(&failure);
+            let is_busy = failure.kind == Kind::Busy;
+            match (manner.json, manner.quiet && is_busy) {
+                (true, _) => output::failure_json(&failure),
+                (false, true) => {}
+                (false, false) => output::failure(&failure),
+            }
             ExitCode::from(failure.kind.exit())
         }
     }

@@ -1,3 +1,32 @@
 //! The verbs: one file each, with its flags and the few steps it takes.
 
+pub mod acquire;
+pub mod config;
+pub mod enqueue;
+pub mod hold;
+pub mod holders;
+mod local;
+pub mod manner;
+pub mod release;
+pub mod renew;
+pub mod sem;
 pub mod serve;
+mod site;
+pub mod stats;
+pub mod status;
+pub mod target;
+pub mod wait;
+
+use std::future::Future;
+
+use crate::error::{Failure, Kind};
+
+/// Runs a command's conversation with servers and holders, on this thread alone.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|why| Failure::new(Kind::Internal, format!("cannot start: {why}")))?;
+    let result = runtime.block_on(work);
+    // A name that is still being looked up must not hold up the end.
+    runtime.shutdown_background();
+    result
+}

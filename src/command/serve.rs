@@ -107,6 +107,10 @@ pub struct Serve {
     #[arg(long, value_name = "DUR", value_parser = duration::parse_above_zero)]
     idle_exit: Option<Duration>,
 
+    /// Leave the terminal and the directory it was started from: for a server that a command started
+    #[arg(long, hide = true)]
+    detach: bool,
+
     /// Form of the log on stderr
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     log_format: log::Format,
@@ -114,6 +118,12 @@ pub struct Serve {
 
 impl Serve {
     pub fn run(self) -> Result<(), Failure> {
+        if self.detach {
+            nix::unistd::setsid().map_err(|why| Failure::internal("start a session", &why))?;
+            std::env::set_current_dir("/").map_err(|why| Failure::internal("go to /", &why))?;
+            #[cfg(target_os = "linux")]
+            let _ = nix::sys::prctl::set_name(c"dflock-serve");
+        }
         raise_descriptor_limit();
         let log = log::Log::start(self.log_format);
         let report = reporter(log.clone());

@@ -22,16 +22,29 @@ pub const PROMPT: Duration = Duration::from_secs(5);
 pub enum Request {
     Status,
     /// With a token: only if it is the right one.
-    Release { token: Option<Token> },
-    Renew { token: Option<Token>, lease: Option<Duration> },
-    Wait { token: Option<Token>, timeout: Option<Duration> },
+    Release {
+        token: Option<Token>,
+    },
+    Renew {
+        token: Option<Token>,
+        lease: Option<Duration>,
+    },
+    Wait {
+        token: Option<Token>,
+        timeout: Option<Duration>,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Reply {
     Status(Box<Status>),
-    Released { server: String },
-    Renewed { server: String, lease: Duration },
+    Released {
+        server: String,
+    },
+    Renewed {
+        server: String,
+        lease: Duration,
+    },
     Granted(Report),
     /// The token is another's.
     NotMine,
@@ -60,8 +73,12 @@ pub enum State {
     Waiting,
     Held,
     /// Renewing fails at the moment.
-    InDanger { why: String },
-    Lost { why: String },
+    InDanger {
+        why: String,
+    },
+    Lost {
+        why: String,
+    },
 }
 
 /// Asks a holder. `Ok(None)`: it is gone.

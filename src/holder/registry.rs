@@ -29,7 +29,8 @@ impl Registry {
         let mine = nix::unistd::geteuid().as_raw();
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         // Under sudo it may be another user's, in a container it may not exist.
-        let runtime = runtime.filter(|dir| std::fs::metadata(dir).is_ok_and(|about| about.is_dir() && about.uid() == mine));
+        let runtime =
+            runtime.filter(|dir| std::fs::metadata(dir).is_ok_and(|about| about.is_dir() && about.uid() == mine));
         let dir = match runtime {
             Some(dir) if dir.as_os_str().len() < MAX_SOCKET_PATH - 40 => dir.join("dflock"),
             _ => PathBuf::from(format!("/tmp/dflock-{mine}")),
@@ -117,9 +118,10 @@ fn prefix(key: &Key, space: Space) -> String {
         Space::Semaphores => "sem",
     };
     // FNV-1a: only names a file.
-    let hash = key.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = key
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
     format!("{kind}-{hash:016x}")
 }
 

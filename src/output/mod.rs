@@ -1,22 +1,52 @@
 //! Every byte that reaches stdout or stderr. A closed one is no reason to fail.
 
 pub mod log;
+mod prometheus;
+mod table;
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
-use crate::error::Failure;
+use serde::Serialize;
 
-/// The answer to a command.
-pub fn answer(text: &str) {
-    // Whoever closed stdout does not want it.
-    let _ = io::stdout().write_all(text.as_bytes());
-    let _ = io::stdout().flush();
+pub use prometheus::Metrics;
+pub use table::Table;
+
+use crate::error::{Failure, Kind};
+
+/// The version of every JSON document: fields are only ever added.
+pub const SCHEMA: u32 = 1;
+
+/// The plain answer to a command.
+pub fn plain(text: &str) -> Result<(), Failure> {
+    let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+    match written {
+        // Whoever closed it does not want it.
+        Err(why) if why.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(why) => Err(Failure::new(Kind::Internal, format!("cannot write the answer to stdout: {why}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// The answer as one line of JSON.
+pub fn json(document: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(document).map_err(|why| Failure::internal("write JSON", &why))?;
+    plain(&format!("{text}\n"))
 }
 
 /// Everything else that is said to a person.
 pub fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Whether a person reads what is said.
+pub fn is_person_there() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// One line about what is going on.
+pub fn remark(text: &str) {
+    say(&format!("dflock: {}\n", escape(text)));
 }
 
 /// A failure: what was tried and why it failed, and what to do next.
@@ -26,6 +56,31 @@ pub fn failure(failure: &Failure) {
         let _ = writeln!(text, "dflock: {}", escape(hint));
     }
     say(&text);
+}
+
+/// The same, for a machine.
+pub fn failure_json(failure: &Failure) {
+    #[derive(Serialize)]
+    struct Document<'a> {
+        schema: u32,
+        error: &'static str,
+        message: &'a str,
+        hint: Option<&'a str>,
+        key: Option<&'a str>,
+        server: Option<&'a str>,
+        exit: u8,
+    }
+    let document = Document {
+        schema: SCHEMA,
+        error: failure.kind.row().name,
+        message: &failure.message,
+        hint: failure.hint.as_deref(),
+        key: failure.key.as_deref(),
+        server: failure.server.as_deref(),
+        exit: failure.kind.exit(),
+    };
+    // The exit code says it as well.
+    let _ = json(&document);
 }
 
 /// Makes control characters visible: text from outside must not steer a terminal.
@@ -41,6 +96,11 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
+/// One word for any POSIX shell, whatever is in it.
+pub fn shell_quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +108,10 @@ mod tests {
     #[test]
     fn control_characters_are_shown_not_obeyed() {
         assert_eq!(escape("a\x1b[31mb\n\u{9b}é"), "a\\u{1b}[31mb\\n\\u{9b}é");
+    }
+
+    #[test]
+    fn quoted_for_a_shell() {
+        assert_eq!(shell_quote("$(id) `id` \"x\" it's"), "'$(id) `id` \"x\" it'\\''s'");
     }
 }

@@ -1,0 +1,225 @@
+//! `dflock acquire`: take a lock, leave a holder behind, return.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::local;
+use super::manner::Manner;
+use super::site::{backend_of, site_of};
+use super::target::Target;
+use crate::backend::Feature;
+use crate::error::Failure;
+use crate::holder::owner::Owner;
+use crate::holder::{Held, Job, Report, start};
+use crate::lock::{Key, Kind};
+use crate::output;
+use crate::settings::duration;
+
+/// Take a lock and keep it until it is released
+///
+/// Prints the token. A background process keeps the lock until `dflock release`, until the calling script
+/// ends (however it ends), or until --max-hold is over.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  dflock acquire nightly && ./job; dflock release nightly
+  eval \"$(dflock acquire nightly --export)\" || exit")]
+pub struct Acquire {
+    /// Name of the lock
+    #[arg(value_name = "KEY")]
+    pub key: OsString,
+
+    #[command(flatten)]
+    pub wait: Patience,
+
+    /// Print lines for `eval`: the token and more as variables
+    #[arg(long, conflicts_with = "json")]
+    export: bool,
+
+    #[command(flatten)]
+    pub keep: Keep,
+
+    #[command(flatten)]
+    pub target: Target,
+
+    #[command(flatten)]
+    pub manner: Manner,
+}
+
+/// How long to wait, and for how long to be granted.
+#[derive(Args, Clone, Debug)]
+pub struct Patience {
+    /// Fail at once if it is busy
+    #[arg(short, long, conflicts_with = "timeout")]
+    pub no_wait: bool,
+
+    /// How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]
+    #[arg(short = 'w', long, value_name = "DUR")]
+    pub timeout: Option<String>,
+
+    /// Lease: how long the server keeps the lock without hearing from us [default: the server's]
+    #[arg(short, long, value_name = "DUR", value_parser = duration::parse_above_zero)]
+    pub lease: Option<Duration>,
+}
+
+/// How a holder keeps a lock.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Holder")]
+pub struct Keep {
+    /// Release when this process ends, or `none` [default: the calling script]
+    #[arg(long, value_name = "PID")]
+    owner: Option<String>,
+
+    /// Release after this long at the latest
+    #[arg(long, value_name = "DUR", value_parser = duration::parse_above_zero)]
+    max_hold: Option<Duration>,
+
+    /// Send this signal to the owner when the lock is lost
+    #[arg(long, value_name = "SIGNAL", value_parser = parse_signal)]
+    signal_on_lost: Option<i32>,
+}
+
+impl Patience {
+    /// As the setting that it is.
+    pub fn flags(&self) -> crate::settings::Flags {
+        let timeout = if self.no_wait { Some("0".to_owned()) } else { self.timeout.clone() };
+        timeout.map(|timeout| ("timeout", timeout)).into_iter().collect()
+    }
+}
+
+impl Acquire {
+    pub fn run(self, limit: Option<u64>) -> Result<u8, Failure> {
+        let (export, manner) = (self.export, self.manner);
+        let taken = self.take(limit, false);
+        match (taken, export) {
+            (Ok((key, report, owner)), _) => {
+                let held = report.grant.clone().ok_or_else(|| Failure::internal("take the lock", &"no grant came"))?;
+                if export {
+                    output::plain(&exports(&key, &report, &held))?;
+                } else {
+                    manner.answer(&Taken::new(&key, limit, &report, owner), || format!("{}\n", held.token.as_str()))?;
+                }
+                Ok(0)
+            }
+            (Err(failure), true) => {
+                // The shell that evaluates this fails with our code, and keeps no variable of an earlier lock.
+                output::plain(&format!("unset {}\n(exit {})\n", VARIABLES.join(" "), failure.kind.exit()))?;
+                Err(failure)
+            }
+            (Err(failure), false) => Err(failure),
+        }
+    }
+
+    /// Starts a holder and waits for what it reports.
+    pub fn take(self, limit: Option<u64>, two_phase: bool) -> Result<(Key, Report, Option<Owner>), Failure> {
+        let key = Key::from_argument(&self.key).map_err(Failure::usage)?;
+        let settings = self.target.settings(self.wait.flags())?;
+        let kind = limit.map_or(Kind::Lock, |limit| Kind::Semaphore { limit });
+        let owner = self.keep.owner()?;
+        let site = site_of(&settings)?;
+        let backend = backend_of(&site)?;
+        backend.check(if limit.is_some() { Feature::Semaphores } else { Feature::TwoPhase })?;
+        let (_, server) = backend.server_of(&key);
+        local::ensure(&settings)?;
+        if let Some(owner) = owner {
+            let name = owner.name().unwrap_or_default();
+            self.manner.remark(|| format!("{key} will be tied to process {} ({name})", owner.pid));
+        }
+        let job = Job {
+            site,
+            key: key.clone(),
+            kind,
+            lease: self.wait.lease,
+            wait: settings.timeout,
+            connect_retry: self.target.connect_retry.unwrap_or_default(),
+            two_phase,
+            owner,
+            max_hold: self.keep.max_hold,
+            signal_on_lost: self.keep.signal_on_lost,
+        };
+        let report = start::start(&job, &server).map_err(|failure| local::name_stranger(&settings, failure))?;
+        Ok((key, report, owner))
+    }
+}
+
+impl Keep {
+    fn owner(&self) -> Result<Option<Owner>, Failure> {
+        match self.owner.as_deref() {
+            None => Owner::of_caller().map(Some),
+            Some("none") if self.max_hold.is_none() => {
+                Err(Failure::usage("--owner none needs --max-hold").hint("otherwise nothing would ever end the lock"))
+            }
+            Some("none") => Ok(None),
+            Some(pid) => match pid.parse() {
+                Ok(pid) if pid > 0 => Owner::of(pid).map(Some),
+                _ => Err(Failure::usage(format!("--owner {pid:?} is no process number, and not none"))),
+            },
+        }
+    }
+}
+
+/// The answer of `acquire`, `enqueue` and `wait`.
+#[derive(Serialize)]
+pub struct Taken {
+    schema: u32,
+    key: String,
+    server: String,
+    state: &'static str,
+    limit: Option<u64>,
+    token: Option<String>,
+    fence: Option<u64>,
+    lease_s: Option<f64>,
+    holder_pid: u32,
+    owner_pid: Option<i32>,
+}
+
+impl Taken {
+    pub fn new(key: &Key, limit: Option<u64>, report: &Report, owner: Option<Owner>) -> Taken {
+        let held = report.grant.as_ref();
+        Taken {
+            schema: output::SCHEMA,
+            key: key.to_string(),
+            server: report.server.clone(),
+            state: if held.is_some() { "acquired" } else { "queued" },
+            limit,
+            token: held.map(|held| held.token.as_str().to_owned()),
+            fence: held.and_then(|held| held.fence),
+            lease_s: held.map(|held| held.lease.as_secs_f64()),
+            holder_pid: report.pid,
+            owner_pid: owner.map(|owner| owner.pid),
+        }
+    }
+}
+
+const VARIABLES: [&str; 5] = ["DFLOCK_KEY", "DFLOCK_TOKEN", "DFLOCK_LEASE", "DFLOCK_SERVER", "DFLOCK_FENCE"];
+
+/// Lines that any POSIX shell can evaluate.
+fn exports(key: &Key, report: &Report, held: &Held) -> String {
+    let mut lines = String::new();
+    let values = [
+        Some(key.to_string()),
+        Some(held.token.as_str().to_owned()),
+        Some(held.lease.as_secs_f64().to_string()),
+        Some(report.server.clone()),
+        held.fence.map(|fence| fence.to_string()),
+    ];
+    for (name, value) in VARIABLES.iter().zip(values) {
+        lines.push_str(&match value {
+            Some(value) => format!("export {name}={}\n", output::shell_quote(&value)),
+            None => format!("unset {name}\n"),
+        });
+    }
+    lines
+}
+
+fn parse_signal(text: &str) -> Result<i32, String> {
+    use nix::sys::signal::Signal;
+
+    let number = text.parse().ok().and_then(|number: i32| Signal::try_from(number).ok());
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    let signal = number.or_else(|| name.parse().ok());
+    signal.map(|signal| signal as i32).ok_or_else(|| "write a signal such as TERM, USR1 or 10".to_owned())
+}

@@ -1,0 +1,48 @@
+//! What a holder process runs. Nobody types this: see `holder::start`.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, Write};
+use std::os::unix::ffi::OsStrExt;
+
+use super::site::backend_of;
+use crate::error::Failure;
+use crate::holder::{Job, Report, TITLE, run};
+
+/// The longest job.
+const MAX_JOB: u64 = 256 * 1024;
+
+/// Whether this process was started to be a holder.
+pub fn is_holder(first_argument: Option<&OsStr>, more_arguments: usize) -> bool {
+    more_arguments == 0 && first_argument.is_some_and(|first| first.as_bytes().starts_with(TITLE.as_bytes()))
+}
+
+/// Lives as a holder. What it has to say goes through its stdout, a pipe, as one line.
+pub fn run() {
+    if let Err(failure) = begin() {
+        let report: Result<Report, Failure> = Err(failure);
+        let mut line = serde_json::to_vec(&report).unwrap_or_default();
+        line.push(b'\n');
+        if let Ok(mut stdout) = std::fs::File::options().write(true).open("/dev/stdout") {
+            // Whoever started us may be gone.
+            let _ = stdout.write_all(&line);
+        }
+    }
+}
+
+fn begin() -> Result<(), Failure> {
+    // A session of its own: no terminal's Ctrl-C or hang-up reaches it, and no directory stays busy.
+    nix::unistd::setsid().map_err(|why| Failure::internal("start a session", &why))?;
+    std::env::set_current_dir("/").map_err(|why| Failure::internal("go to /", &why))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_name(c"dflock-holder");
+    let mut line = Vec::new();
+    let mut stdin = std::io::Read::take(std::io::stdin().lock(), MAX_JOB);
+    stdin.read_until(b'\n', &mut line).map_err(|why| Failure::internal("read the job", &why))?;
+    let job: Job = serde_json::from_slice(&line).map_err(|why| Failure::internal("read the job", &why))?;
+    let backend = backend_of(&job.site)?;
+    super::block_on(async {
+        run::run(job, backend).await;
+        Ok(())
+    })
+}

@@ -1,0 +1,78 @@
+//! `dflock renew`: extend a lease.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::manner::Manner;
+use super::release::{Which, ask_holder, is_held, not_held};
+use super::site::{backend_of, site_of};
+use super::target::Target;
+use crate::error::Failure;
+use crate::holder::control::{self, Reply, Request};
+use crate::lock::Space;
+use crate::output;
+use crate::settings::duration;
+
+/// Extend the lease of a lock
+///
+/// Prints the seconds remaining. Holders renew by themselves: this is for another lease, for a token of
+/// another machine, and to make sure that a lock is still held.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  dflock renew nightly --lease 5m
+  dflock renew nightly || exit  # still ours?")]
+pub struct Renew {
+    #[command(flatten)]
+    which: Which,
+
+    /// New lease [default: as before]
+    #[arg(short, long, value_name = "DUR", value_parser = duration::parse_above_zero)]
+    lease: Option<Duration>,
+
+    #[command(flatten)]
+    target: Target,
+
+    #[command(flatten)]
+    manner: Manner,
+}
+
+#[derive(Serialize)]
+struct Renewed {
+    schema: u32,
+    key: String,
+    server: String,
+    limit: Option<u64>,
+    remaining_s: f64,
+}
+
+impl Renew {
+    pub fn run(self, limit: Option<u64>) -> Result<u8, Failure> {
+        let key = self.which.key()?;
+        let token = self.which.token(&key)?;
+        let space = if limit.is_some() { Space::Semaphores } else { Space::Locks };
+        let (server, remaining_s) = super::block_on(async {
+            let request = |token| Request::Renew { token, lease: self.lease };
+            let asked = ask_holder(&key, space, token.as_ref(), is_held, request, Some(control::PROMPT));
+            match (asked.await?, token.as_ref()) {
+                (Some(Reply::Renewed { server, lease }), _) => Ok((server, lease.as_secs_f64())),
+                (Some(other), _) => Err(Failure::internal("renew", &format!("the holder said {other:?}"))),
+                (None, None) => Err(not_held(&key)),
+                (None, Some(token)) => {
+                    let settings = self.target.settings(Vec::new())?;
+                    let backend = backend_of(&site_of(&settings)?)?;
+                    let seconds = backend.renew(&key, space, token, self.lease).await?;
+                    Ok((backend.server_of(&key).1, seconds as f64))
+                }
+            }
+        })?;
+        let document = Renewed { schema: output::SCHEMA, key: key.to_string(), server, limit, remaining_s };
+        self.manner.answer(&document, || format!("{remaining_s}\n"))?;
+        Ok(0)
+    }
+
+    pub fn manner(&self) -> Manner {
+        self.manner
+    }
+}

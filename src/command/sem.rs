@@ -1,0 +1,59 @@
+//! `dflock sem`: the lock verbs for a semaphore, with a limit.
+
+use clap::{Args, Subcommand};
+
+use super::acquire::Acquire;
+use super::enqueue::Enqueue;
+use super::manner::Manner;
+use super::release::Release;
+use super::renew::Renew;
+use super::wait::WaitFor;
+use crate::error::Failure;
+
+/// The same verbs for a semaphore, which up to --limit N may hold
+#[derive(Args, Debug)]
+pub struct Sem {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    Acquire(Limited<Acquire>),
+    Release(Limited<Release>),
+    Renew(Limited<Renew>),
+    Enqueue(Limited<Enqueue>),
+    Wait(Limited<WaitFor>),
+}
+
+#[derive(Args, Debug)]
+struct Limited<T: Args> {
+    /// How many may hold it at once; all its users must name the same number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+
+    #[command(flatten)]
+    verb: T,
+}
+
+impl Sem {
+    pub fn run(self) -> Result<u8, Failure> {
+        match self.verb {
+            Verb::Acquire(Limited { limit, verb }) => verb.run(Some(limit)),
+            Verb::Release(Limited { limit, verb }) => verb.run(Some(limit)),
+            Verb::Renew(Limited { limit, verb }) => verb.run(Some(limit)),
+            Verb::Enqueue(Limited { limit, verb }) => verb.run(Some(limit)),
+            Verb::Wait(Limited { limit, verb }) => verb.run(Some(limit)),
+        }
+    }
+
+    pub fn manner(&self) -> Manner {
+        match &self.verb {
+            Verb::Acquire(Limited { verb, .. }) => verb.manner,
+            Verb::Release(Limited { verb, .. }) => verb.manner,
+            Verb::Renew(Limited { verb, .. }) => verb.manner(),
+            Verb::Enqueue(Limited { verb, .. }) => verb.manner(),
+            Verb::Wait(Limited { verb, .. }) => verb.manner(),
+        }
+    }
+}

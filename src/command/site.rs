@@ -1,0 +1,52 @@
+//! From settings to a backend: directly, or by way of what a holder is told.
+
+use std::sync::Arc;
+
+use crate::backend::Backend;
+use crate::backend::dflockd::Servers;
+use crate::client::Access;
+use crate::client::cluster::Shard;
+use crate::error::Failure;
+use crate::holder::Site;
+use crate::net::{Tls, tls};
+use crate::settings::{Settings, servers};
+
+/// What a holder needs of the settings. Relative paths are made absolute: a holder lives in `/`.
+pub(crate) fn site_of(settings: &Settings) -> Result<Site, Failure> {
+    let absolute = |path: &std::path::PathBuf| {
+        std::path::absolute(path).map_err(|why| Failure::internal(&format!("find {}", path.display()), &why))
+    };
+    let identity = settings.tls_cert.as_ref().zip(settings.tls_key.as_ref());
+    let servers = settings.found.iter().find(|found| found.name == "servers");
+    Ok(Site {
+        servers: servers.map_or_else(|| servers::DEFAULT.to_owned(), |found| found.value.clone()),
+        shard: settings.shard,
+        tls: settings.tls,
+        tls_ca: settings.tls_ca.as_ref().map(absolute).transpose()?,
+        tls_identity: identity.map(|(cert, key)| Ok((absolute(cert)?, absolute(key)?))).transpose()?,
+        tls_name: settings.tls_name.clone(),
+        secret: settings.secret.clone().map(crate::settings::secret::Secret::into_bytes),
+        allow_plaintext_secret: settings.allow_plaintext_token,
+        connect_timeout: settings.connect_timeout,
+    })
+}
+
+/// The lock service that a site names.
+pub(crate) fn backend_of(site: &Site) -> Result<Backend, Failure> {
+    let servers = servers::Servers::parse(&site.servers).map_err(Failure::usage)?;
+    let tls = if site.tls {
+        let identity = site.tls_identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+        let config = tls::client_config(site.tls_ca.as_deref(), identity)?;
+        Some(Tls { config, name: site.tls_name.clone() })
+    } else {
+        None
+    };
+    let access = Access {
+        tls,
+        secret: site.secret.as_deref().map(Arc::from),
+        allow_plaintext_secret: site.allow_plaintext_secret,
+        connect_timeout: site.connect_timeout,
+    };
+    let shards = servers.shards.into_iter().map(|members| Shard { members }).collect();
+    Ok(Backend::Dflockd(Servers::new(shards, site.shard, access)))
+}

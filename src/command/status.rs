@@ -1,0 +1,88 @@
+//! `dflock status`: held or free, and by whom as far as the server says.
+
+use std::ffi::OsString;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::manner::Manner;
+use super::site::{backend_of, site_of};
+use super::target::Target;
+use crate::backend::{Feature, LockRow, SemaphoreRow};
+use crate::error::Failure;
+use crate::lock::Key;
+use crate::output::{self, escape};
+
+/// Show whether a lock is held
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  dflock status nightly
+  dflock status nightly --json | jq .state")]
+pub struct Status {
+    /// Name of the lock
+    #[arg(value_name = "KEY")]
+    key: OsString,
+
+    #[command(flatten)]
+    target: Target,
+
+    #[command(flatten)]
+    manner: Manner,
+}
+
+#[derive(Serialize)]
+struct Document {
+    schema: u32,
+    key: String,
+    server: String,
+    shard: usize,
+    state: &'static str,
+    lock: Option<LockRow>,
+    semaphore: Option<SemaphoreRow>,
+}
+
+impl Status {
+    pub fn run(self) -> Result<u8, Failure> {
+        let key = Key::from_argument(&self.key).map_err(Failure::usage)?;
+        let settings = self.target.settings(Vec::new())?;
+        let backend = backend_of(&site_of(&settings)?)?;
+        backend.check(Feature::Status)?;
+        let (shard, _) = backend.server_of(&key);
+        let status = super::block_on(backend.status(&key))?;
+        let is_held = status.lock.is_some() || status.semaphore.is_some();
+        let document = Document {
+            schema: output::SCHEMA,
+            key: key.to_string(),
+            server: status.server,
+            shard,
+            state: if is_held { "held" } else { "free" },
+            lock: status.lock,
+            semaphore: status.semaphore,
+        };
+        self.manner.answer(&document, || lines(&document))?;
+        Ok(0)
+    }
+
+    pub fn manner(&self) -> Manner {
+        self.manner
+    }
+}
+
+fn lines(document: &Document) -> String {
+    let Document { key, server, shard, lock, semaphore, .. } = document;
+    let (key, place) = (escape(key), format!("on {} (shard {shard})", escape(server)));
+    let mut text = String::new();
+    if let Some(row) = lock {
+        text.push_str(&format!(
+            "{key}: held by connection {}, {:.1}s of its lease left, {} waiting, {place}\n",
+            row.owner_conn_id, row.lease_expires_in_s, row.waiters
+        ));
+    }
+    if let Some(row) = semaphore {
+        text.push_str(&format!(
+            "{key}: {} of {} slots held, {} waiting, {place}\n",
+            row.holders, row.limit, row.waiters
+        ));
+    }
+    if text.is_empty() { format!("{key}: free, {place}\n") } else { text }
+}

@@ -1,0 +1,471 @@
+//! A holder's loop: lease news, requests, its owner's death, its own end.
+
+use std::io::Write;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::control::{self, Reply, Request, State, Status};
+use super::owner::Watch;
+use super::registry::{Entry, Registry};
+use super::{Held, Job, Report};
+use crate::backend::{Ask, Backend, Hold, Joined, Wait};
+use crate::clock::{self, Moment};
+use crate::error::{Failure, Kind};
+use crate::lease::alarm::Alarm;
+use crate::lease::keeper::{Keeper, News};
+
+/// Time that a holder needs to hear of a loss before its lease ends: it has no child to stop.
+const GRACE: Duration = Duration::ZERO;
+
+/// How long a holder that lost its lock stays to say so, if nothing else ends it.
+const REMEMBER_LOSS: Duration = Duration::from_secs(24 * 3600);
+
+/// What arrives from a command.
+type Asked = (Request, oneshot::Sender<Reply>);
+
+/// A lock, or the way to one.
+enum Lock {
+    Waiting { turn: JoinHandle<Result<Hold, Failure>>, server: String },
+    Held { keeper: Keeper, held: Held, server: String, since: Moment },
+    Lost { why: String, server: String },
+}
+
+struct Holder {
+    job: Job,
+    lock: Lock,
+    /// Commands that wait for the turn, and until when.
+    waiting: Vec<(Moment, oneshot::Sender<Reply>)>,
+    ends_at: Moment,
+}
+
+/// Lives as a holder until it lets go. The report goes to stdout, which is a pipe.
+pub async fn run(job: Job, backend: Backend) {
+    let began = begin(job, &backend).await;
+    let (report, life) = match began {
+        Ok((report, life)) => (Ok(report), Some(life)),
+        Err(failure) => (Err(failure), None),
+    };
+    let told = tell(&report);
+    let Some((mut holder, entry, listener, watch)) = life else { return };
+    if told.is_err() {
+        // Nobody knows of the lock, so nobody could give it back.
+        return holder.let_go().await;
+    }
+    detach();
+    let (ask, asked) = mpsc::channel::<Asked>(16);
+    let accepting = tokio::spawn(accept(listener, ask));
+    let last_word = holder.live(asked, watch).await;
+    // Whoever asked for the end looks for holders next: there must be none then.
+    drop(entry);
+    if let Some((reply, answer)) = last_word {
+        let _ = reply.send(answer);
+    }
+    accepting.abort();
+    let _ = accepting.await;
+    // The conversations end with their answers written.
+    let _ = timeout(Duration::from_secs(1), async {
+        while tokio::runtime::Handle::current().metrics().num_alive_tasks() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+/// The answer to the command that ended a holder.
+type LastWord = Option<(oneshot::Sender<Reply>, Reply)>;
+
+type Life = (Holder, Entry, UnixListener, Option<Watch>);
+
+/// Everything that can fail for want of a place or an owner comes before the lock.
+async fn begin(job: Job, backend: &Backend) -> Result<(Report, Life), Failure> {
+    let entry = Registry::open()?.enter(&job.key, job.kind.space())?;
+    let listener = UnixListener::bind(&entry.socket)
+        .map_err(|why| Failure::internal(&format!("listen on {}", entry.socket.display()), &why))?;
+    let watch = match job.owner {
+        None => None,
+        Some(owner) => Some(Watch::start(owner).ok_or_else(|| {
+            Failure::usage(format!("process {} that the lock was to be tied to has ended", owner.pid))
+        })?),
+    };
+    let joined = tokio::select! {
+        joined = join(&job, backend) => joined?,
+        () = caller_gone() => return Err(Failure::new(Kind::Internal, "whoever asked is gone")),
+        () = ended(watch.as_ref()) => return Err(Failure::new(Kind::Internal, "the owner has ended")),
+    };
+    let now = clock::now();
+    let lock = match joined {
+        Joined::Held(hold) => Lock::hold(hold),
+        Joined::Queued(place) => {
+            let server = place.server();
+            Lock::Waiting { turn: tokio::spawn(place.wait()), server }
+        }
+    };
+    let ends_at = job.max_hold.map_or(Moment::NEVER, |most| now + most);
+    let holder = Holder { job, lock, waiting: Vec::new(), ends_at };
+    Ok((holder.report(), (holder, entry, listener, watch)))
+}
+
+async fn join(job: &Job, backend: &Backend) -> Result<Joined, Failure> {
+    let ask = Ask {
+        key: job.key.clone(),
+        kind: job.kind,
+        lease: job.lease,
+        wait: job.wait.map_or(Wait::Forever, Wait::For),
+        connect_retry: job.connect_retry,
+    };
+    if job.two_phase { backend.enqueue(&ask).await } else { backend.acquire(&ask).await.map(Joined::Held) }
+}
+
+/// Returns when the command that started us is gone: it holds the other end of our stdin.
+async fn caller_gone() {
+    let mut byte = [0];
+    let mut stdin = match tokio::net::unix::pipe::Receiver::from_file(std::fs::File::from(stdin_copy())) {
+        Ok(stdin) => stdin,
+        Err(_) => return std::future::pending().await,
+    };
+    while stdin.read(&mut byte).await.is_ok_and(|read| read > 0) {}
+}
+
+fn stdin_copy() -> std::os::fd::OwnedFd {
+    use std::os::fd::AsFd;
+
+    let stdin = std::io::stdin();
+    stdin.as_fd().try_clone_to_owned().unwrap_or_else(|why| panic!("stdin cannot be copied: {why}"))
+}
+
+async fn ended(watch: Option<&Watch>) {
+    match watch {
+        Some(watch) => watch.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn tell(report: &Result<Report, Failure>) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    let mut stdout = std::fs::File::options().write(true).open("/dev/stdout")?;
+    stdout.write_all(&line)
+}
+
+/// Nobody must wait for the end of our output.
+fn detach() {
+    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+        // They stay open at worst; a reader of the report has read its line.
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+    }
+}
+
+impl Lock {
+    fn hold(hold: Hold) -> Lock {
+        let grant = hold.grant().clone();
+        let held = Held { token: grant.token, fence: grant.fence, lease: grant.lease };
+        Lock::Held { keeper: Keeper::start(hold, GRACE), held, server: grant.server, since: clock::now() }
+    }
+
+    fn server(&self) -> &str {
+        match self {
+            Lock::Waiting { server, .. } | Lock::Held { server, .. } | Lock::Lost { server, .. } => server,
+        }
+    }
+}
+
+impl Holder {
+    async fn live(&mut self, mut asked: mpsc::Receiver<Asked>, watch: Option<Watch>) -> LastWord {
+        let mut alarm = Alarm::new();
+        let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+            self.let_go().await;
+            return None;
+        };
+        loop {
+            let next = self.next_deadline();
+            tokio::select! {
+                () = ended(watch.as_ref()) => break,
+                _ = terminate.recv() => break,
+                () = alarm.wait_until(next) => {
+                    if clock::now() >= self.ends_at || self.give_up_waits() {
+                        break;
+                    }
+                }
+                change = self.lock.changed() => self.take(change, watch.as_ref()),
+                Some((request, reply)) = asked.recv() => {
+                    let end = self.answer(request, reply).await;
+                    if end.is_some() {
+                        return end;
+                    }
+                    if self.is_deserted() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.let_go().await;
+        None
+    }
+
+    fn next_deadline(&self) -> Moment {
+        let waits = self.waiting.iter().map(|(until, _)| *until).min().unwrap_or(Moment::NEVER);
+        waits.min(self.ends_at)
+    }
+
+    /// The turn has come, or the keeper has news.
+    fn take(&mut self, change: Change, watch: Option<&Watch>) {
+        let server = self.lock.server().to_owned();
+        let lost = match change {
+            Change::Turn(turn) => match *turn {
+                Ok(hold) => {
+                    self.lock = Lock::hold(hold);
+                    None
+                }
+                Err(failure) => Some(failure.message),
+            },
+            Change::News => match &mut self.lock {
+                Lock::Held { keeper, .. } => match &*keeper.news.borrow_and_update() {
+                    News::Lost { why, .. } => Some(why.clone()),
+                    News::Held { .. } | News::InDanger { .. } => None,
+                },
+                Lock::Waiting { .. } | Lock::Lost { .. } => None,
+            },
+        };
+        if let Some(why) = lost {
+            self.lock = Lock::Lost { why, server };
+            self.ends_at = self.ends_at.min(clock::now() + REMEMBER_LOSS);
+            if let (Some(watch), Some(signal)) = (watch, self.job.signal_on_lost) {
+                // The owner may have ended in this moment, which is as good.
+                let _ = watch.signal(signal);
+            }
+        }
+        if !matches!(self.lock, Lock::Waiting { .. }) {
+            for (_, reply) in std::mem::take(&mut self.waiting) {
+                let _ = reply.send(self.turn_reply());
+            }
+        }
+    }
+
+    /// Those whose time is over get their answer; with the last of them the place in the queue goes.
+    fn give_up_waits(&mut self) -> bool {
+        let now = clock::now();
+        let (over, still) = std::mem::take(&mut self.waiting).into_iter().partition(|(until, _)| *until <= now);
+        self.waiting = still;
+        let over: Vec<(Moment, oneshot::Sender<Reply>)> = over;
+        let any = !over.is_empty();
+        for (_, reply) in over {
+            let _ = reply.send(Reply::Failed(self.busy()));
+        }
+        any && self.waiting.is_empty()
+    }
+
+    /// Whether those who waited for the turn have gone, so that nobody would hear of it.
+    fn is_deserted(&mut self) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|(_, reply)| !reply.is_closed());
+        self.waiting.len() < before && self.waiting.is_empty() && matches!(self.lock, Lock::Waiting { .. })
+    }
+
+    /// Answers a command; with a last word if this holder has come to its end.
+    async fn answer(&mut self, request: Request, reply: oneshot::Sender<Reply>) -> LastWord {
+        let token = match &request {
+            Request::Status => None,
+            Request::Release { token } | Request::Renew { token, .. } | Request::Wait { token, .. } => token.as_ref(),
+        };
+        let mine = match (&self.lock, token) {
+            (Lock::Held { held, .. }, Some(token)) => *token == held.token,
+            _ => true,
+        };
+        if !mine {
+            let _ = reply.send(Reply::NotMine);
+            return None;
+        }
+        match request {
+            Request::Status => drop(reply.send(Reply::Status(Box::new(self.status())))),
+            Request::Wait { timeout, .. } => match self.lock {
+                Lock::Waiting { .. } => {
+                    let until = timeout.map_or(Moment::NEVER, |timeout| clock::now() + timeout);
+                    self.waiting.push((until, reply));
+                }
+                Lock::Held { .. } | Lock::Lost { .. } => drop(reply.send(self.turn_reply())),
+            },
+            Request::Renew { lease, .. } => {
+                let answer = match &mut self.lock {
+                    Lock::Held { keeper, held, server, .. } => match keeper.renew(lease).await {
+                        Ok(lease) => {
+                            held.lease = lease;
+                            Reply::Renewed { server: server.clone(), lease }
+                        }
+                        Err(failure) => Reply::Failed(failure),
+                    },
+                    Lock::Waiting { .. } => Reply::Failed(self.not_yet()),
+                    Lock::Lost { .. } => Reply::Failed(self.lost()),
+                };
+                let _ = reply.send(answer);
+            }
+            Request::Release { .. } => {
+                let answer = self.release().await;
+                return Some((reply, answer));
+            }
+        }
+        None
+    }
+
+    async fn release(&mut self) -> Reply {
+        let server = self.lock.server().to_owned();
+        let lost = self.lost();
+        match std::mem::replace(
+            &mut self.lock,
+            Lock::Lost { why: "it was released".to_owned(), server: server.clone() },
+        ) {
+            Lock::Held { keeper, .. } => match keeper.release().await {
+                Ok(()) => Reply::Released { server },
+                Err(failure) => Reply::Failed(failure),
+            },
+            Lock::Waiting { turn, .. } => {
+                // With its connection the place in the queue goes.
+                turn.abort();
+                let _ = turn.await;
+                Reply::Released { server }
+            }
+            Lock::Lost { .. } => Reply::Failed(lost),
+        }
+    }
+
+    async fn let_go(&mut self) {
+        let _ = self.release().await;
+    }
+
+    fn turn_reply(&self) -> Reply {
+        match &self.lock {
+            Lock::Held { .. } => Reply::Granted(self.report()),
+            Lock::Lost { .. } => Reply::Failed(self.lost()),
+            Lock::Waiting { .. } => Reply::Failed(self.not_yet()),
+        }
+    }
+
+    fn report(&self) -> Report {
+        let grant = match &self.lock {
+            Lock::Held { held, .. } => Some(held.clone()),
+            Lock::Waiting { .. } | Lock::Lost { .. } => None,
+        };
+        Report { pid: std::process::id(), server: self.lock.server().to_owned(), grant }
+    }
+
+    fn status(&self) -> Status {
+        let now = clock::now();
+        let (state, held_for, lease_left, held) = match &self.lock {
+            Lock::Waiting { .. } => (State::Waiting, None, None, None),
+            Lock::Lost { why, .. } => (State::Lost { why: why.clone() }, None, None, None),
+            Lock::Held { keeper, held, since, .. } => {
+                let (state, term_at) = match &*keeper.news.borrow() {
+                    News::Held { term_at, .. } => (State::Held, *term_at),
+                    News::InDanger { term_at, why, .. } => (State::InDanger { why: why.clone() }, *term_at),
+                    News::Lost { why, .. } => (State::Lost { why: why.clone() }, now),
+                };
+                (state, Some(now.since(*since)), Some(term_at.since(now)), Some(held.clone()))
+            }
+        };
+        Status {
+            pid: std::process::id(),
+            key: self.job.key.clone(),
+            kind: self.job.kind,
+            server: self.lock.server().to_owned(),
+            state,
+            owner: self.job.owner.map(|owner| owner.pid),
+            owner_name: self.job.owner.and_then(|owner| owner.name()),
+            held_for,
+            lease_left,
+            max_hold_left: self.job.max_hold.map(|_| self.ends_at.since(now)),
+            held,
+        }
+    }
+
+    fn named(&self, kind: Kind, message: String) -> Failure {
+        let mut failure = Failure::new(kind, message);
+        failure.key = Some(self.job.key.to_string());
+        failure.server = Some(self.lock.server().to_owned());
+        failure
+    }
+
+    fn lost(&self) -> Failure {
+        let why = match &self.lock {
+            Lock::Lost { why, .. } => why.as_str(),
+            Lock::Held { .. } | Lock::Waiting { .. } => "",
+        };
+        self.named(Kind::Lost, format!("{} is not held any more: {why}", self.job.key))
+    }
+
+    fn busy(&self) -> Failure {
+        self.named(Kind::Busy, format!("{} is held by somebody else (on {})", self.job.key, self.lock.server()))
+            .hint("the place in its queue is given up")
+    }
+
+    fn not_yet(&self) -> Failure {
+        self.named(Kind::Busy, format!("{} is not held yet: it is still waited for", self.job.key))
+            .hint("dflock wait KEY waits for the turn")
+    }
+}
+
+impl Lock {
+    async fn changed(&mut self) -> Change {
+        match self {
+            Lock::Waiting { turn, .. } => {
+                let turn = turn.await;
+                Change::Turn(Box::new(turn.unwrap_or_else(|why| Err(Failure::internal("wait for the turn", &why)))))
+            }
+            Lock::Held { keeper, .. } => {
+                if keeper.news.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                Change::News
+            }
+            Lock::Lost { .. } => std::future::pending().await,
+        }
+    }
+}
+
+/// What may happen to a lock by itself.
+enum Change {
+    Turn(Box<Result<Hold, Failure>>),
+    News,
+}
+
+/// Lets commands of this user in.
+async fn accept(listener: UnixListener, ask: mpsc::Sender<Asked>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        if control::is_allowed(&stream) {
+            tokio::spawn(converse(stream, ask.clone()));
+        }
+    }
+}
+
+/// One request and its answer. A command that goes away while it waits takes its wait with it.
+async fn converse(mut stream: UnixStream, ask: mpsc::Sender<Asked>) {
+    let Ok(Ok(Some(request))) = timeout(control::PROMPT, control::receive::<Request>(&mut stream)).await else {
+        return;
+    };
+    let (reply, mut answer) = oneshot::channel();
+    if ask.send((request, reply)).await.is_err() {
+        return;
+    }
+    let mut byte = [0];
+    let answer = tokio::select! {
+        answer = &mut answer => answer,
+        _ = stream.read(&mut byte) => {
+            answer.close();
+            // Any request will do to have it looked at who still waits.
+            let _ = ask.send((Request::Status, oneshot::channel().0)).await;
+            return;
+        }
+    };
+    if let Ok(answer) = answer {
+        let _ = timeout(control::PROMPT, control::send(&mut stream, &answer)).await;
+    }
+}
