@@ -1,10 +1,13 @@
 //! The command line as a type: the list of verbs.
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
+use nix::sys::signal::Signal;
 
 use crate::command::acquire::Acquire;
 use crate::command::config::Config;
 use crate::command::enqueue::Enqueue;
+use crate::command::exec::Exec;
+
 use crate::command::holders::Holders;
 use crate::command::manner::Manner;
 use crate::command::release::Release;
@@ -14,7 +17,9 @@ use crate::command::serve::Serve;
 use crate::command::stats::Stats;
 use crate::command::status::Status;
 use crate::command::wait::WaitFor;
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
+use crate::exec::Outcome;
+use crate::exec::status::{Ending, Status as Ran};
 
 /// Run a command while holding a distributed lock
 #[derive(Parser, Debug)]
@@ -26,6 +31,7 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    Exec(Box<Exec>),
     Acquire(Box<Acquire>),
     Release(Box<Release>),
     Renew(Box<Renew>),
@@ -46,9 +52,10 @@ impl Cli {
         Cli::from_arg_matches(&command.try_get_matches()?)
     }
 
-    /// Runs the command; the exit code where it is not a failure's.
-    pub fn run(self) -> Result<u8, Failure> {
-        match self.verb {
+    /// Runs the command; says how to leave where that is not a failure's to say.
+    pub fn run(self) -> Result<Leave, Failure> {
+        let code = match self.verb {
+            Verb::Exec(verb) => return verb.run().map(Leave::of),
             Verb::Acquire(verb) => verb.run(None),
             Verb::Release(verb) => verb.run(None),
             Verb::Renew(verb) => verb.run(None),
@@ -60,12 +67,14 @@ impl Cli {
             Verb::Holders(verb) => verb.run(),
             Verb::Serve(verb) => verb.run().map(|()| 0),
             Verb::Config(verb) => verb.run(),
-        }
+        };
+        code.map(Leave::Code)
     }
 
     /// How it wants to be answered, failures included.
     pub fn manner(&self) -> Manner {
         match &self.verb {
+            Verb::Exec(verb) => verb.manner(),
             Verb::Acquire(verb) => verb.manner,
             Verb::Release(verb) => verb.manner,
             Verb::Renew(verb) => verb.manner(),
@@ -77,6 +86,23 @@ impl Cli {
             Verb::Holders(verb) => verb.manner(),
             Verb::Serve(_) => Manner::default(),
             Verb::Config(verb) => verb.manner(),
+        }
+    }
+}
+
+/// How the process ends.
+pub enum Leave {
+    Code(u8),
+    Signal(Signal),
+}
+
+impl Leave {
+    fn of(outcome: Outcome) -> Leave {
+        match outcome {
+            Outcome::Interrupted(signal) | Outcome::Ran(Ran::Child(Ending::Killed(signal))) => Leave::Signal(signal),
+            Outcome::Ran(Ran::Child(Ending::Exited(code))) => Leave::Code(code),
+            Outcome::Ran(Ran::Lost) => Leave::Code(Kind::Lost.exit()),
+            Outcome::Ran(Ran::RuntimeOver) => Leave::Code(Kind::RuntimeOver.exit()),
         }
     }
 }

@@ -65,11 +65,24 @@ pub struct Failure {
     pub hint: Option<String>,
     pub key: Option<String>,
     pub server: Option<String>,
+    /// Instead of the kind's, where the user chose one.
+    #[serde(default)]
+    chosen_exit: Option<u8>,
 }
 
 impl Failure {
     pub fn new(kind: Kind, message: impl Into<String>) -> Failure {
-        Failure { kind, message: message.into(), hint: None, key: None, server: None }
+        Failure { kind, message: message.into(), hint: None, key: None, server: None, chosen_exit: None }
+    }
+
+    #[must_use]
+    pub fn exit_with(mut self, code: u8) -> Failure {
+        self.chosen_exit = Some(code);
+        self
+    }
+
+    pub fn exit(&self) -> u8 {
+        self.chosen_exit.unwrap_or(self.kind.exit())
     }
 
     pub fn usage(message: impl Into<String>) -> Failure {

@@ -3,10 +3,11 @@
 //! Data flows one way, from the user down to the bytes; a module names only what stands below it:
 //!
 //! ```text
-//! main ─► cli ─► command ─┬─► server ─┬─► wire ─► lock
-//!                         │           └─► net
-//!                         └─► output, settings
-//!             everyone may use: error, clock (which use nobody)
+//! main ─► cli ─► command ─┬─► exec ───┐
+//!                         ├─► holder ─┴─► lease ─► backend ─► client ─┬─► wire ─► lock
+//!                         ├─► server ─────────────────────────────────┤
+//!                         └─► output, settings                        └─► net
+//!             everyone may use: error, clock, sys (which use nobody)
 //! ```
 //!
 //! | floor | what lives there |
@@ -14,18 +15,27 @@
 //! | `cli`, `command` | the verbs: one file each, its flags and the few steps it takes |
 //! | `settings` | what the user set, from wherever it may come |
 //! | `output` | every byte that reaches stdout or stderr |
+//! | `exec` | a child process under a lease: guardian, script, group, terminal |
+//! | `holder` | a background process that keeps a lock between two commands |
+//! | `lease` | when to renew, when to stop believing, and the keeper that does it |
+//! | `backend` | where locks are kept: the promise that every lock service makes |
+//! | `client` | the native protocol: one connection, shards, clusters, retry |
 //! | `server` | the lock server: connections, and the table that decides |
-//! | `net` | addresses, streams (TCP, TLS, Unix), listeners |
+//! | `net` | addresses, dialling, listening, streams (TCP, TLS, Unix) |
 //! | `wire` | the bytes of the protocol, both ways, without I/O |
-//! | `lock` | the nouns: kinds of locks |
+//! | `lock` | the nouns: key, token, kind, grant |
 //!
 //! What is never done:
 //!
-//! 1. Only `main` leaves the process; only `output` prints; only `net::tls` reads keys.
-//! 2. `wire`, `lock` and `server::table` touch no clock, socket, file, environment or randomness.
-//!    What they need is an argument.
+//! 1. Only `main` leaves the process; only `output` prints; only `exec::group` and `exec::guard` signal a
+//!    command; only `lease::keeper` renews; only `net::tls` reads keys; only `sys` is unsafe.
+//! 2. `wire`, `lock`, `lease::plan`, `exec::script`, `client::retry` and `server::table` touch no clock,
+//!    socket, file, environment or randomness. What they need is an argument.
 //! 3. Nothing waits without a deadline; nothing from outside is stored without a limit.
-//! 4. A token is never logged; its type's `Debug` says `redacted`.
+//! 4. A lease that cannot be proved is held for lost: the child is gone *before* the server could have given
+//!    the lock away.
+//! 5. A token is never logged and never put in an argument list; its type's `Debug` says `redacted`.
+//! 6. The child's arguments, environment and descriptors are those the user gave.
 
 pub mod backend;
 pub mod cli;
@@ -33,6 +43,7 @@ pub mod client;
 pub mod clock;
 pub mod command;
 pub mod error;
+pub mod exec;
 pub mod holder;
 pub mod lease;
 pub mod lock;

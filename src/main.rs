@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use dflock::cli::Cli;
+use dflock::cli::{Cli, Leave};
 use dflock::command::hold;
 use dflock::error::Kind;
-use dflock::output;
+use dflock::{output, sys};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -27,7 +27,12 @@ fn main() -> ExitCode {
     };
     let manner = cli.manner();
     match cli.run() {
-        Ok(code) => ExitCode::from(code),
+        Ok(Leave::Code(code)) => ExitCode::from(code),
+        Ok(Leave::Signal(signal)) => {
+            sys::die_of(signal);
+            // Process 1 cannot die of a signal.
+            ExitCode::from(128 + signal as u8)
+        }
         Err(failure) => {
             let is_busy = failure.kind == Kind::Busy;
             match (manner.json, manner.quiet && is_busy) {
@@ -35,7 +40,7 @@ fn main() -> ExitCode {
                 (false, true) => {}
                 (false, false) => output::failure(&failure),
             }
-            ExitCode::from(failure.kind.exit())
+            ExitCode::from(failure.exit())
         }
     }
 }

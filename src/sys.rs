@@ -55,3 +55,78 @@ pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()>
     let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, descriptor, signal, no_info, flags) };
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Which side of a fork this is.
+pub enum Fork {
+    Parent(nix::unistd::Pid),
+    Child,
+}
+
+/// Splits this process in two. Only while it has one thread: a second one would be missing in the child,
+/// together with whatever it was doing.
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: called before any thread is started, so the child has all of the state it was copied with.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child)),
+        nix::unistd::ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Ends a forked child without running what the parent has set up for its own end.
+pub fn leave_fork() -> ! {
+    // SAFETY: ends the process; nothing of this program runs after it.
+    unsafe { libc::_exit(0) }
+}
+
+/// Has the command die with us where the system can do that, and gives it the terminal if one is lent.
+pub fn prepare_command(command: &mut std::process::Command, terminal: Option<RawFd>) {
+    use std::os::unix::process::CommandExt;
+
+    let us = nix::unistd::getpid().as_raw();
+    let prepare = move || {
+        #[cfg(target_os = "linux")]
+        // SAFETY: system calls only, as a forked child may make them.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // We may have died before that took effect.
+            if libc::getppid() != us {
+                libc::_exit(libc::SIGKILL + 128);
+            }
+        }
+        if let Some(terminal) = terminal {
+            // SAFETY: system calls only. Giving the terminal away from the background would stop us: so that
+            // signal waits meanwhile.
+            unsafe {
+                let mut quiet: libc::sigset_t = std::mem::zeroed();
+                let mut before: libc::sigset_t = std::mem::zeroed();
+                libc::sigemptyset(&raw mut quiet);
+                libc::sigaddset(&raw mut quiet, libc::SIGTTOU);
+                libc::sigprocmask(libc::SIG_BLOCK, &raw const quiet, &raw mut before);
+                libc::tcsetpgrp(terminal, libc::getpid());
+                libc::sigprocmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only, and allocates nothing.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Ends this process as a signal does by default.
+pub fn die_of(signal: nix::sys::signal::Signal) {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, raise, sigaction};
+
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: sets the default action, which runs no code of ours.
+    let _ = unsafe { sigaction(signal, &default) };
+    let mut unblocked = SigSet::empty();
+    unblocked.add(signal);
+    let _ = unblocked.thread_unblock();
+    let _ = raise(signal);
+}
+
+/// Takes over a descriptor that the kernel has just given to us in a message.
+pub fn own(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: descriptors of SCM_RIGHTS are new, and whoever received them owns them alone.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}

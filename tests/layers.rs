@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 const BELOW: &[(&str, &[&str])] = &[
     ("main", &["cli", "command", "output"]),
     ("lib", &[]),
-    ("cli", &["command"]),
-    ("command", &["holder", "lease", "backend", "server", "client", "net", "wire", "lock", "output", "settings"]),
+    ("cli", &["command", "exec"]),
+    (
+        "command",
+        &["exec", "holder", "lease", "backend", "server", "client", "net", "wire", "lock", "output", "settings"],
+    ),
+    ("exec", &["lease", "backend", "lock"]),
     ("holder", &["lease", "backend", "client", "net", "lock"]),
     ("lease", &["backend"]),
     ("backend", &["client", "net", "wire", "lock"]),
@@ -29,7 +33,8 @@ const BELOW: &[(&str, &[&str])] = &[
 const GROUND: &[&str] = &["error", "clock", "sys"];
 
 /// Files that decide, and so touch no clock, socket, file, environment or randomness.
-const PURE: &[&str] = &["src/wire/", "src/lock/", "src/server/table/", "src/lease/plan.rs", "src/client/retry.rs"];
+const PURE: &[&str] =
+    &["src/wire/", "src/lock/", "src/server/table/", "src/lease/plan.rs", "src/client/retry.rs", "src/exec/script.rs"];
 
 const IMPURE: &[&str] = &[
     "clock::now",

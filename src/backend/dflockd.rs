@@ -1,5 +1,6 @@
 //! The native protocol: dflockd, and our own server.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::{Ask, Renewal, Stats, Status, Wait};
@@ -334,6 +335,10 @@ impl Hold {
             Some(cut) => Some(Duration::from_secs(cut) / 3),
             None => Some(UNKNOWN_RHYTHM),
         }
+    }
+
+    pub fn lifeline(&self) -> Option<OwnedFd> {
+        self.connection.as_ref().and_then(Connection::duplicate)
     }
 
     pub fn outlives_connection(&self) -> bool {

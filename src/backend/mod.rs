@@ -6,6 +6,7 @@
 pub mod dflockd;
 mod report;
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 pub use report::{IdleRow, LockRow, SemaphoreRow, Stats, Status};
@@ -172,6 +173,13 @@ impl Hold {
     pub async fn renew(&mut self, lease: Duration, until: Moment) -> Renewal {
         match self {
             Hold::Dflockd(hold) => hold.renew(lease, until).await,
+        }
+    }
+
+    /// A duplicate of the connection that the lock is tied to, if it is tied to one.
+    pub fn lifeline(&self) -> Option<OwnedFd> {
+        match self {
+            Hold::Dflockd(hold) => hold.lifeline(),
         }
     }
 

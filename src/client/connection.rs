@@ -4,6 +4,7 @@
 //! exchange that failed, or whose future was dropped, the connection is out of step: drop it.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -156,6 +157,11 @@ impl Connection {
             }
             _ => Ok(Duration::ZERO),
         }
+    }
+
+    /// Another descriptor of the same connection: it is open until both are closed.
+    pub fn duplicate(&self) -> Option<OwnedFd> {
+        self.stream.as_fd().try_clone_to_owned().ok()
     }
 
     /// Returns when the connection is over, as far as that can be seen while nothing is asked.

@@ -105,7 +105,7 @@ impl Acquire {
             }
             (Err(failure), true) => {
                 // The shell that evaluates this fails with our code, and keeps no variable of an earlier lock.
-                output::plain(&format!("unset {}\n(exit {})\n", VARIABLES.join(" "), failure.kind.exit()))?;
+                output::plain(&format!("unset {}\n(exit {})\n", VARIABLES.join(" "), failure.exit()))?;
                 Err(failure)
             }
             (Err(failure), false) => Err(failure),

@@ -3,6 +3,7 @@
 pub mod acquire;
 pub mod config;
 pub mod enqueue;
+pub mod exec;
 pub mod hold;
 pub mod holders;
 mod local;

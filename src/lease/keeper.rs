@@ -16,6 +16,9 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// How long a release may take.
 pub const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
+/// The same, where it is only a kindness to those who wait.
+const AFTER_LOSS_WITHIN: Duration = Duration::from_millis(500);
+
 /// The lease, as far as it can be proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
@@ -94,18 +97,23 @@ impl Keeping {
         } else {
             return;
         }
-        // Never again in this run: the connection goes, and whoever asks hears of the loss.
-        let Keeping { mut inbox, tell, .. } = self;
-        while let Some(order) = inbox.recv().await {
-            let why = match &*tell.borrow() {
-                News::Lost { why, .. } => why.clone(),
-                News::Held { .. } | News::InDanger { .. } => String::new(),
+        // Never again in this run. Whoever asks hears of the loss.
+        while let Some(order) = self.inbox.recv().await {
+            let (proved, why) = match &*self.tell.borrow() {
+                News::Lost { proved, why } => (*proved, why.clone()),
+                News::Held { .. } | News::InDanger { .. } => (true, String::new()),
             };
             let lost = Failure::new(Kind::Lost, format!("the lock was lost: {why}"));
             // Nobody may wait for the answer any more.
             let _ = match order {
                 Order::Renew { answer, .. } => answer.send(Err(lost)).map_err(drop),
-                Order::Release { answer } => answer.send(Err(lost)).map_err(drop),
+                Order::Release { answer } => {
+                    if !proved {
+                        // The server may still keep it for us, to nobody's use.
+                        let _ = self.hold.give_back(clock::now() + AFTER_LOSS_WITHIN).await;
+                    }
+                    answer.send(Err(lost)).map_err(drop)
+                }
             };
         }
     }

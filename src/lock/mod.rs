@@ -22,7 +22,7 @@ pub enum Kind {
 }
 
 /// Locks and semaphores have namespaces of their own: the same key may be both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Space {
     Locks,
     Semaphores,

@@ -77,7 +77,7 @@ pub fn failure_json(failure: &Failure) {
         hint: failure.hint.as_deref(),
         key: failure.key.as_deref(),
         server: failure.server.as_deref(),
-        exit: failure.kind.exit(),
+        exit: failure.exit(),
     };
     // The exit code says it as well.
     let _ = json(&document);

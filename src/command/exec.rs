@@ -1,0 +1,191 @@
+//! `dflock exec`: run a command under a lock.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::acquire::Patience;
+use super::local;
+use super::manner::Manner;
+use super::site::{backend_of, site_of};
+use super::target::Target;
+use crate::backend::{Ask, Wait};
+use crate::error::{Failure, Kind as Wrong};
+use crate::exec::guard::{Guard, Left};
+use crate::exec::script::Rules;
+use crate::exec::{self, Job, Outcome, SHORTEST_LEASE};
+use crate::lock::{Key, Kind};
+use crate::output;
+use crate::settings::duration;
+
+/// The keys that enclosing `dflock exec`s hold, separated by spaces.
+const HELD: &str = "DFLOCK_HELD";
+
+/// Run a command while holding a lock
+///
+/// Exits as the command does. If the lock is lost while it runs, the command and its whole process group are
+/// stopped before anybody else can have the lock, and the exit code is 79.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  dflock exec nightly -- ./backup.sh
+  dflock exec -n nightly -E 0 ./backup.sh   # skip quietly if it runs elsewhere")]
+pub struct Exec {
+    /// Name of the lock
+    #[arg(value_name = "KEY")]
+    key: OsString,
+
+    /// The command and its arguments
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true, required_unless_present = "shell")]
+    program: Vec<OsString>,
+
+    /// Run STRING with /bin/sh
+    #[arg(short = 'c', long = "command", value_name = "STRING", conflicts_with = "program")]
+    shell: Option<OsString>,
+
+    #[command(flatten)]
+    wait: Patience,
+
+    /// Take one of N slots instead: all users of KEY must name the same N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+
+    /// Take this key too, all or nothing (can be repeated)
+    #[arg(long, value_name = "KEY")]
+    also: Vec<OsString>,
+
+    /// Exit code when the lock is not obtained [default: 75]
+    #[arg(short = 'E', long, value_name = "N")]
+    busy_code: Option<u8>,
+
+    /// How long the command may take to end when it is told to [default: 5s]
+    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
+    kill_after: Option<Duration>,
+
+    /// What to do when the lock is lost
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "stop")]
+    on_lost: OnLost,
+
+    /// How long the command may run; then it is stopped and the exit code is 124
+    #[arg(long, value_name = "DUR", value_parser = duration::parse_above_zero)]
+    max_runtime: Option<Duration>,
+
+    /// Wait a random time up to this before asking
+    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
+    jitter: Option<Duration>,
+
+    #[command(flatten)]
+    target: Target,
+
+    #[command(flatten)]
+    manner: Manner,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OnLost {
+    /// Stop the command
+    Stop,
+    /// Say so and let it run on
+    Warn,
+}
+
+impl Exec {
+    pub fn manner(&self) -> Manner {
+        self.manner
+    }
+
+    pub fn run(self) -> Result<Outcome, Failure> {
+        let busy_code = self.busy_code;
+        self.run_it().map_err(|failure| match (failure.kind, busy_code) {
+            (Wrong::Busy, Some(code)) => failure.exit_with(code),
+            _ => failure,
+        })
+    }
+
+    fn run_it(self) -> Result<Outcome, Failure> {
+        let settings = self.target.settings(self.wait.flags())?;
+        if let Some(lease) = self.wait.lease.filter(|lease| *lease < SHORTEST_LEASE) {
+            let seconds = lease.as_secs_f64();
+            return Err(Failure::usage(format!("a lease of {seconds}s leaves no time to stop a command"))
+                .hint("-l must be at least 2s"));
+        }
+        let asks = self.asks(settings.timeout)?;
+        let held = nested(&asks)?;
+        let site = site_of(&settings)?;
+        let backend = backend_of(&site)?;
+        local::ensure(&settings)?;
+        let rules = Rules {
+            kill_after: self.kill_after.unwrap_or(Duration::from_secs(5)),
+            kill_after_given: self.kill_after.is_some(),
+            warn_on_lost: self.on_lost == OnLost::Warn,
+            max_runtime: self.max_runtime,
+        };
+        let program = match self.shell {
+            Some(script) => vec!["/bin/sh".into(), "-c".into(), script],
+            None => self.program,
+        };
+        let job = Job { asks, program, rules, held };
+        // Before the first thread: it is a copy of this process.
+        let guard = Guard::start(|left| let_go(left, &site))?;
+        let say = |text: &str| output::remark(text);
+        let jitter = self.jitter.unwrap_or_default();
+        let outcome = super::block_on(async {
+            if !jitter.is_zero() {
+                let part = (getrandom::u32().unwrap_or(0) as f64) / f64::from(u32::MAX);
+                tokio::time::sleep(jitter.mul_f64(part)).await;
+            }
+            exec::run(job, &backend, guard, &say).await
+        });
+        outcome.map_err(|failure| local::name_stranger(&settings, failure))
+    }
+
+    fn asks(&self, timeout: Option<Duration>) -> Result<Vec<Ask>, Failure> {
+        let mut asks: Vec<Ask> = Vec::new();
+        for (at, name) in std::iter::once(&self.key).chain(&self.also).enumerate() {
+            let key = Key::from_argument(name).map_err(Failure::usage)?;
+            if asks.iter().any(|ask| ask.key == key) {
+                return Err(Failure::usage(format!("{key} is named twice")));
+            }
+            let kind = match self.limit {
+                Some(limit) if at == 0 => Kind::Semaphore { limit },
+                _ => Kind::Lock,
+            };
+            let wait = timeout.map_or(Wait::Forever, Wait::For);
+            let connect_retry = self.target.connect_retry.unwrap_or_default();
+            asks.push(Ask { key, kind, lease: self.wait.lease, wait, connect_retry });
+        }
+        Ok(asks)
+    }
+}
+
+/// What the command is told is held. Asking for one of these again would wait for ourselves.
+fn nested(asks: &[Ask]) -> Result<OsString, Failure> {
+    let outer = std::env::var_os(HELD).unwrap_or_default();
+    let mut all: Vec<&[u8]> = outer.as_bytes().split(|byte| *byte == b' ').filter(|key| !key.is_empty()).collect();
+    for ask in asks {
+        if ask.kind == Kind::Lock && all.contains(&ask.key.as_bytes()) {
+            let mut failure = Failure::usage(format!("{} is held already by the dflock exec around this one", ask.key))
+                .hint("it would wait for itself; use another key, or leave the inner dflock out");
+            failure.key = Some(ask.key.to_string());
+            return Err(failure);
+        }
+    }
+    all.extend(asks.iter().map(|ask| ask.key.as_bytes()));
+    Ok(OsStr::from_bytes(&all.join(&b' ')).to_owned())
+}
+
+/// In the guardian, after the group is gone: a server may keep a lock for a dflock that will not come back.
+fn let_go(left: Vec<Left>, site: &crate::holder::Site) {
+    if left.is_empty() {
+        return;
+    }
+    let _ = super::block_on(async {
+        let backend = backend_of(site)?;
+        for Left { key, space, token } in left {
+            // If it is gone already, all the better.
+            let _ = backend.release(&key, space, &token).await;
+        }
+        Ok(())
+    });
+}

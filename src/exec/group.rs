@@ -1,0 +1,100 @@
+//! Spawns, signals and reaps the child's process group.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::RawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::status::Ending;
+use crate::error::{Failure, Kind};
+use crate::sys;
+
+pub(super) struct Group {
+    leader: Pid,
+    /// Its end has been read: its number may be anybody's.
+    leader_reaped: bool,
+}
+
+/// What became of a process that is ours to reap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Happened {
+    Ended(Ending),
+    Stopped,
+    /// Not of the group, as far as known: an orphan, or the guardian.
+    Other(Pid),
+}
+
+impl Group {
+    /// Starts the command as the leader of a group of its own.
+    pub(super) fn spawn(
+        program: &[OsString],
+        environment: &[(&str, Option<OsString>)],
+        terminal: Option<RawFd>,
+    ) -> Result<Group, Failure> {
+        // What it leaves behind comes to us, so that it can be found and ended when the lock is lost.
+        #[cfg(target_os = "linux")]
+        let _ = nix::sys::prctl::set_child_subreaper(true);
+        let (name, arguments) = program.split_first().ok_or_else(|| Failure::usage("there is no command to run"))?;
+        let mut command = Command::new(name);
+        command.args(arguments).process_group(0);
+        for (variable, value) in environment {
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
+        sys::prepare_command(&mut command, terminal);
+        let shown = name.to_string_lossy();
+        let child = command.spawn().map_err(|why| match why.kind() {
+            io::ErrorKind::NotFound => Failure::new(Kind::CommandNotFound, format!("{shown}: command not found"))
+                .hint("the lock was given back; is it in PATH?"),
+            _ => Failure::new(Kind::CannotExecute, format!("{shown}: cannot be executed: {why}"))
+                .hint("the lock was given back"),
+        })?;
+        let leader = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+        Ok(Group { leader, leader_reaped: false })
+    }
+
+    pub(super) fn leader(&self) -> Pid {
+        self.leader
+    }
+
+    /// To every process of the group.
+    pub(super) fn signal(&self, signal: Signal) {
+        // While anybody is left the number is theirs; when nobody is, this fails, which is as good.
+        let _ = killpg(self.leader, signal);
+    }
+
+    /// Reads the ends of whoever ended. As process 1 that is everybody's.
+    pub(super) fn reap(&mut self) -> Vec<Happened> {
+        let mut happened = Vec::new();
+        let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
+        loop {
+            let (pid, what) = match waitpid(None, Some(flags)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, Happened::Ended(Ending::Exited(code as u8))),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Happened::Ended(Ending::Killed(signal))),
+                Ok(WaitStatus::Stopped(pid, _)) if pid == self.leader => (pid, Happened::Stopped),
+                Ok(WaitStatus::StillAlive) => return happened,
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(_) => return happened,
+            };
+            if pid == self.leader && !self.leader_reaped {
+                self.leader_reaped = what != Happened::Stopped;
+                happened.push(what);
+            } else {
+                happened.push(Happened::Other(pid));
+            }
+        }
+    }
+
+    /// Whether nobody is left of the group.
+    pub(super) fn is_gone(&self) -> bool {
+        self.leader_reaped && killpg(self.leader, None) == Err(Errno::ESRCH)
+    }
+}

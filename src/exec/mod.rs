@@ -1,0 +1,331 @@
+//! A child process under a lease. The story: guardian, locks, command, watch, stop, sweep, release.
+//!
+//! `script` and `lease::plan` decide; the loop here feeds the script what happens and carries out what it
+//! says. The guardian (`guard`) does the one thing that dflock cannot do for itself: end the group when
+//! dflock is dead or frozen.
+
+mod group;
+pub mod guard;
+pub mod script;
+mod signals;
+pub mod status;
+mod terminal;
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::backend::{Ask, Backend, Hold, Wait};
+use crate::clock::{self, Moment};
+use crate::error::{Failure, Kind};
+use crate::lease::alarm::Alarm;
+use crate::lease::keeper::{Keeper, News};
+use crate::lock::Grant;
+use group::{Group, Happened};
+use guard::{Guard, Left};
+use script::{Action, Event, Lease, Rules, Script};
+use signals::Signals;
+use status::Status;
+use terminal::Terminal;
+
+/// The shortest lease that leaves time to stop a command.
+pub const SHORTEST_LEASE: Duration = Duration::from_secs(2);
+
+/// How long leftovers of a stopped group are looked for at a time.
+const SWEEP_EVERY: Duration = Duration::from_millis(5);
+
+pub struct Job {
+    /// The key of the command line first, then those of --also; all are taken in one sorted order.
+    pub asks: Vec<Ask>,
+    pub program: Vec<OsString>,
+    pub rules: Rules,
+    /// Variables for the child besides those of the lock.
+    pub held: OsString,
+}
+
+/// How it went: a status, or a signal that ended us while we waited.
+pub enum Outcome {
+    Ran(Status),
+    Interrupted(Signal),
+}
+
+/// Says something to the user.
+pub type Say<'a> = &'a dyn Fn(&str);
+
+/// Takes the locks, runs the command, gives the locks back. The guardian was forked before.
+pub async fn run(job: Job, backend: &Backend, guard: Guard, say: Say<'_>) -> Result<Outcome, Failure> {
+    let mut signals = Signals::listen().map_err(|why| Failure::internal("listen for signals", &why))?;
+    let taken = tokio::select! {
+        taken = take_all(&job.asks, backend) => taken,
+        signal = interrupted(&mut signals) => {
+            // The connections close with us, and that is how a queue is left.
+            guard.farewell();
+            return Ok(Outcome::Interrupted(signal));
+        }
+    };
+    let holds = match taken {
+        Ok(holds) => holds,
+        Err(failure) => {
+            guard.farewell();
+            return Err(failure);
+        }
+    };
+    let mut run = match Run::start(job, holds, guard).await {
+        Ok(run) => run,
+        Err((failure, keepers)) => {
+            give_back(keepers, &|_| ()).await;
+            return Err(failure);
+        }
+    };
+    let status = run.watch(&mut signals, say).await;
+    let Run { keepers, guard, terminal, .. } = run;
+    if let Some(terminal) = &terminal {
+        terminal.take_back();
+    }
+    // After a loss nothing is held; a server that still keeps the lock for us is told not to.
+    let nothing: Say<'_> = &|_| ();
+    give_back(keepers, if status == Status::Lost { nothing } else { say }).await;
+    if let Some(guard) = guard {
+        guard.farewell();
+    }
+    Ok(Outcome::Ran(status))
+}
+
+async fn interrupted(signals: &mut Signals) -> Signal {
+    loop {
+        match signals.sent.recv().await {
+            Some(signal) if signals::ends_a_wait(signal) => return signal,
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// All or nothing, in one sorted order under one deadline, so that two who want the same keys never wait for
+/// each other for ever.
+async fn take_all(asks: &[Ask], backend: &Backend) -> Result<Vec<Hold>, Failure> {
+    let begin = clock::now();
+    let mut order: Vec<usize> = (0..asks.len()).collect();
+    order.sort_by(|a, b| asks[*a].key.cmp(&asks[*b].key));
+    let mut holds: Vec<Option<Hold>> = asks.iter().map(|_| None).collect();
+    for at in order {
+        let mut ask = asks[at].clone();
+        if let Wait::For(whole) = ask.wait {
+            ask.wait = Wait::For(whole.saturating_sub(clock::now().since(begin)));
+        }
+        match backend.acquire(&ask).await {
+            Ok(hold) => holds[at] = Some(hold),
+            Err(failure) => {
+                for mut hold in holds.into_iter().flatten() {
+                    let _ = hold.give_back(clock::now() + crate::lease::keeper::RELEASE_WITHIN).await;
+                }
+                return Err(failure);
+            }
+        }
+    }
+    Ok(holds.into_iter().flatten().collect())
+}
+
+/// Bounded; a failure is told and changes nothing.
+async fn give_back(keepers: Vec<Keeper>, say: Say<'_>) {
+    for keeper in keepers {
+        if let Err(failure) = keeper.release().await {
+            say(&format!("the lock may not have been given back: {}", failure.message));
+        }
+    }
+}
+
+struct Run {
+    keepers: Vec<Keeper>,
+    guard: Option<Guard>,
+    group: Group,
+    terminal: Option<Terminal>,
+    script: Script,
+    alarm: Alarm,
+    due: Moment,
+    /// The group is being ended and its end is looked for.
+    sweeping: bool,
+}
+
+impl Run {
+    /// Starts keeping the locks, and the command if there is still time for it.
+    async fn start(job: Job, holds: Vec<Hold>, guard: Guard) -> Result<Run, (Failure, Vec<Keeper>)> {
+        let grants: Vec<Grant> = holds.iter().map(|hold| hold.grant().clone()).collect();
+        let told = tell_guardian(&guard, &job, &holds);
+        let keepers: Vec<Keeper> = holds.into_iter().map(|hold| Keeper::start(hold, job.rules.kill_after)).collect();
+        if let Err(why) = told {
+            return Err((Failure::internal("tell the guardian", &why), keepers));
+        }
+        if let Some(short) = grants.iter().find(|grant| grant.lease < SHORTEST_LEASE) {
+            let message = format!("a lease of {}s leaves no time to stop a command", short.lease.as_secs_f64());
+            return Err((Failure::usage(message).hint("-l must be at least 2s"), keepers));
+        }
+        let (term_at, dead_at) = soonest(&keepers);
+        if clock::now() >= term_at {
+            let message = "the lock came too late: its lease is nearly over";
+            return Err((
+                Failure::new(Kind::Unreachable, message).hint("the server is slow; a longer -l helps"),
+                keepers,
+            ));
+        }
+        let terminal = Terminal::find();
+        let environment = environment(&job, &grants);
+        let group = match Group::spawn(&job.program, &environment, terminal.as_ref().map(Terminal::descriptor)) {
+            Ok(group) => group,
+            Err(failure) => {
+                if let Some(terminal) = &terminal {
+                    terminal.take_back();
+                }
+                guard.farewell();
+                return Err((failure, keepers));
+            }
+        };
+        if let Some(terminal) = &terminal {
+            terminal.lend(group.leader());
+        }
+        // The guardian is of no use without these; if it is gone, that is noticed and it is replaced.
+        let _ = guard.group(group.leader()).and_then(|()| guard.kill_at(dead_at));
+        let script = Script::new(clock::now(), term_at, dead_at, job.rules);
+        let guard = Some(guard);
+        Ok(Run { keepers, guard, group, terminal, script, alarm: Alarm::new(), due: term_at, sweeping: false })
+    }
+
+    /// The loop: one event at a time, until the script says how we leave.
+    async fn watch(&mut self, signals: &mut Signals, say: Say<'_>) -> Status {
+        let mut events = Vec::new();
+        loop {
+            // The clock is looked at with every event, and before it: see the script.
+            for event in events.drain(..) {
+                let (actions, due) = self.script.next(clock::now(), event);
+                self.due = due;
+                for action in actions {
+                    if let Some(status) = self.act(action, say) {
+                        return status;
+                    }
+                }
+            }
+            let sweep_at = if self.sweeping { clock::now() + SWEEP_EVERY } else { Moment::NEVER };
+            let keepers = &mut self.keepers;
+            tokio::select! {
+                biased;
+                () = self.alarm.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
+                _ = signals.child.recv() => {}
+                Some(signal) = signals.sent.recv() => events.push(Event::Signal(signal)),
+                news = next_news(keepers) => events.push(Event::Lease(news)),
+            }
+            for happened in self.group.reap() {
+                match happened {
+                    Happened::Ended(ending) => events.push(Event::Ended(ending)),
+                    Happened::Stopped if self.terminal.is_some() => events.push(Event::Stopped),
+                    Happened::Other(pid) if self.guard.as_ref().is_some_and(|guard| guard.pid == pid) => {
+                        self.guard = None;
+                        say("the guardian is gone; if dflock is killed now, the command runs on");
+                    }
+                    Happened::Stopped | Happened::Other(_) => {}
+                }
+            }
+            if self.sweeping && self.group.is_gone() {
+                events.push(Event::GroupGone);
+            }
+        }
+    }
+
+    /// Carries out one action; the last one says how we leave.
+    fn act(&mut self, action: Action, say: Say<'_>) -> Option<Status> {
+        match action {
+            Action::Pass(signal) => self.group.signal(signal),
+            Action::Stop => {
+                self.group.signal(Signal::SIGTERM);
+                self.group.signal(Signal::SIGCONT);
+                self.sweeping = true;
+            }
+            Action::Kill => self.group.signal(Signal::SIGKILL),
+            Action::Guard(moment) => {
+                if let Some(guard) = &self.guard {
+                    // If it is gone, that is noticed when it is reaped.
+                    let _ = guard.kill_at(moment);
+                }
+            }
+            Action::Suspend => {
+                if let Some(terminal) = &self.terminal {
+                    terminal.take_back();
+                    terminal.stop_ourselves();
+                    let (actions, due) = self.script.next(clock::now(), Event::Continued);
+                    self.due = due;
+                    return actions.into_iter().find_map(|action| self.act(action, say));
+                }
+            }
+            Action::Resume => {
+                if let Some(terminal) = &self.terminal {
+                    terminal.lend(self.group.leader());
+                }
+                self.group.signal(Signal::SIGCONT);
+            }
+            Action::Say(text) => say(&text),
+            // Carried out by the caller, who has the locks.
+            Action::Release => {}
+            Action::Leave(status) => return Some(status),
+        }
+        None
+    }
+}
+
+fn tell_guardian(guard: &Guard, job: &Job, holds: &[Hold]) -> std::io::Result<()> {
+    for (ask, hold) in job.asks.iter().zip(holds) {
+        let token = hold.grant().token.clone();
+        let left = Left { key: ask.key.clone(), space: ask.kind.space(), token };
+        guard.lock(left, hold.lifeline().as_ref())?;
+    }
+    Ok(())
+}
+
+/// Of several leases the one that ends first counts.
+fn soonest(keepers: &[Keeper]) -> (Moment, Moment) {
+    let (mut term, mut dead) = (Moment::NEVER, Moment::NEVER);
+    for keeper in keepers {
+        match &*keeper.news.borrow() {
+            News::Held { term_at, dead_at } | News::InDanger { term_at, dead_at, .. } => {
+                term = term.min(*term_at);
+                dead = dead.min(*dead_at);
+            }
+            News::Lost { .. } => (term, dead) = (Moment::from_nanos(0), Moment::from_nanos(0)),
+        }
+    }
+    (term, dead)
+}
+
+/// Waits until any of the leases has news.
+async fn next_news(keepers: &mut [Keeper]) -> Lease {
+    let mut changes: Vec<_> = keepers.iter_mut().map(|keeper| Box::pin(keeper.news.changed())).collect();
+    std::future::poll_fn(|cx| {
+        let ready = changes.iter_mut().any(|change| change.as_mut().poll(cx).is_ready());
+        if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    drop(changes);
+    for keeper in keepers.iter() {
+        if let News::Lost { proved, why } = &*keeper.news.borrow() {
+            return Lease::Lost { proved: *proved, why: why.clone() };
+        }
+    }
+    let (term_at, dead_at) = soonest(keepers);
+    Lease::Held { term_at, dead_at }
+}
+
+/// What the command may know of its lock.
+fn environment(job: &Job, grants: &[Grant]) -> Vec<(&'static str, Option<OsString>)> {
+    use std::os::unix::ffi::OsStringExt;
+
+    let Some((ask, grant)) = job.asks.first().zip(grants.first()) else { return Vec::new() };
+    let text = |text: String| Some(OsString::from(text));
+    vec![
+        ("DFLOCK_KEY", Some(OsString::from_vec(ask.key.as_bytes().to_vec()))),
+        ("DFLOCK_TOKEN", text(grant.token.as_str().to_owned())),
+        ("DFLOCK_LEASE", text(grant.lease.as_secs_f64().to_string())),
+        ("DFLOCK_SERVER", text(grant.server.clone())),
+        // One of an enclosing dflock would be taken for ours.
+        ("DFLOCK_FENCE", grant.fence.and_then(|fence| text(fence.to_string()))),
+        ("DFLOCK_HELD", Some(job.held.clone())),
+    ]
+}
