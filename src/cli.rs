@@ -48,7 +48,10 @@ enum Verb {
 impl Cli {
     /// Reads the arguments, and the environment where a flag has a variable.
     pub fn from_command_line() -> Result<Cli, clap::Error> {
-        let command = Cli::command().mut_subcommands(|verb| verb.mut_args(without_empty_variable));
+        let command = Cli::command().mut_subcommands(|verb| {
+            // Of a flag that is given twice the last one counts, as where a script adds to a wrapper's.
+            verb.args_override_self(true).mut_args(without_empty_variable)
+        });
         Cli::from_arg_matches(&command.try_get_matches()?)
     }
 

@@ -1,6 +1,10 @@
 //! A clean house for tests: the real binary with its own home, its own server, and nothing inherited.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part of the house")]
 
+pub mod clean;
+pub mod original;
+pub mod proxy;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, ExitStatus, Stdio};

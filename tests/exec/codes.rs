@@ -1,0 +1,146 @@
+//! The exit code of everything that can happen.
+
+use std::os::unix::ffi::OsStringExt;
+
+use crate::house::clean::{House, finish};
+
+#[test]
+fn the_commands_own_code_is_passed_on() {
+    let house = House::new();
+    for code in [0, 1, 7, 75, 79, 124, 125, 255] {
+        let said = house.dflock(&["exec", "k", "sh", "-c", &format!("exit {code}")]).code(code);
+        assert_eq!((said.out.as_str(), said.err.as_str()), ("", ""), "{said:?}");
+    }
+    assert!(!house.is_held("k"));
+}
+
+#[test]
+fn a_command_that_dies_of_a_signal_takes_dflock_with_it() {
+    let house = House::new();
+    for (name, number) in [("TERM", 15), ("INT", 2), ("HUP", 1), ("KILL", 9), ("USR1", 10), ("SEGV", 11)] {
+        let said = house.dflock(&["exec", "k", "-c", &format!("kill -{name} $$")]);
+        // The house shows a death by a signal as 128 + n, and so does a shell.
+        assert_eq!(said.code, 128 + number, "{name}: {said:?}");
+        let by_shell = house.script("sh", &format!("dflock exec k -c 'kill -{name} $$'; echo $?"));
+        assert_eq!(by_shell.ok(), (128 + number).to_string());
+    }
+}
+
+#[test]
+fn what_cannot_be_run_is_told_apart() {
+    let house = House::new();
+    let said = house.dflock(&["exec", "k", "no-such-command"]).code(127);
+    assert!(said.err.contains("no-such-command: command not found"), "{said:?}");
+    let said = house.dflock(&["exec", "k", "/etc/passwd"]).code(126);
+    assert!(said.err.contains("cannot be executed"), "{said:?}");
+    // The lock was given back both times, and no guardian is left.
+    assert!(!house.is_held("k"));
+}
+
+#[test]
+fn a_busy_lock_is_75_or_what_the_user_chose() {
+    let house = House::new();
+    let holder = house.start(&["exec", "k", "sleep", "60"]);
+    house.wait_until_held("k");
+    let said = house.dflock(&["exec", "-n", "k", "true"]).code(75);
+    assert!(said.err.contains("k is held by somebody else"), "{said:?}");
+    house.dflock(&["exec", "-w", "0.2", "k", "true"]).code(75);
+    house.dflock(&["exec", "-n", "-E", "0", "k", "true"]).code(0);
+    house.dflock(&["exec", "-n", "-E", "9", "k", "true"]).code(9);
+    let said = house.dflock(&["exec", "-n", "-q", "k", "true"]).code(75);
+    assert_eq!(said.err, "");
+    let said = house.dflock(&["exec", "-n", "--json", "k", "true"]).code(75);
+    assert_eq!(said.json()["error"], "busy");
+    drop(holder);
+}
+
+#[test]
+fn mistakes_are_125_and_take_no_lock() {
+    let house = House::new();
+    for wrong in [
+        &["exec"][..],
+        &["exec", "k"],
+        &["exec", "", "true"],
+        &["exec", "a b", "true"],
+        &["exec", "k", "-c", "true", "--nonsense"],
+        &["exec", "-l", "1", "k", "true"],
+        &["exec", "-w", "soon", "k", "true"],
+        &["exec", "--on-lost", "cry", "k", "true"],
+        &["exec", "--also", "k", "k", "true"],
+        &["exec", "--limit", "0", "k", "true"],
+    ] {
+        let said = house.dflock(wrong).code(125);
+        assert!(!said.err.is_empty(), "{wrong:?}");
+    }
+    let said = house.dflock(&["exec", "-l", "1.9", "k", "true"]).code(125);
+    assert!(said.err.contains("leaves no time to stop a command"), "{said:?}");
+    // A server may give shorter leases than that by itself.
+    let short = House::serving(&["--default-lease-ttl", "1"]);
+    short.dflock(&["exec", "k", "true"]).code(125);
+    assert!(!short.is_held("k"));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_69() {
+    let house = House::at("127.0.0.1:1");
+    let said = house.dflock(&["exec", "k", "true"]).code(69);
+    assert!(said.err.contains("nothing listens there"), "{said:?}");
+}
+
+#[test]
+fn too_long_a_run_is_124() {
+    let house = House::new();
+    house.dflock(&["exec", "--max-runtime", "0.2", "k", "sleep", "60"]).code(124);
+    // One that ignores TERM is killed, and whom it started with it.
+    let stubborn = "trap '' TERM; sleep 60 & sleep 60; sleep 60";
+    house.dflock(&["exec", "--max-runtime", "0.2", "--kill-after", "0.2", "k", "-c", stubborn]).code(124);
+    assert!(!house.is_held("k"));
+}
+
+#[test]
+fn asking_for_ones_own_lock_is_told_not_waited_for() {
+    let house = House::new();
+    let said = house.dflock(&["exec", "k", "dflock", "exec", "k", "true"]).code(125);
+    assert!(said.err.contains("held already by the dflock exec around this one"), "{said:?}");
+    let said = house.dflock(&["exec", "a", "dflock", "exec", "b", "sh", "-c", "echo $DFLOCK_HELD"]);
+    assert_eq!(said.ok(), "a b");
+}
+
+#[test]
+fn arguments_reach_the_command_to_the_byte() {
+    let house = House::new();
+    let show = "for word; do printf '[%s]' \"$word\"; done";
+    let said = house.dflock(&["exec", "k", "sh", "-c", show, "x", "--", "-n", "", "a b", "-c", "$(id)", "*"]);
+    assert_eq!(said.ok(), "[--][-n][][a b][-c][$(id)][*]");
+    let said = house.dflock(&["exec", "k", "--", "printf", "%s|", "--", "-x"]);
+    assert_eq!(said.ok(), "--|-x|");
+    let mut command = house.command("dflock");
+    command.args(["exec", "k", "sh", "-c", "printf %s \"$1\" | od -An -tx1", "x"]);
+    command.arg(std::ffi::OsString::from_vec(vec![0xff, 0xfe, b'\n', b'"']));
+    assert_eq!(finish(command.spawn().expect("it starts")).ok().trim(), "ff fe 0a 22");
+}
+
+#[test]
+fn several_keys_are_taken_all_or_none() {
+    let house = House::new();
+    let said = house.dflock(&["exec", "b", "--also", "a", "--also", "c", "sh", "-c", "echo $DFLOCK_KEY $DFLOCK_HELD"]);
+    assert_eq!(said.ok(), "b b a c");
+    let holder = house.start(&["exec", "c", "sleep", "60"]);
+    house.wait_until_held("c");
+    house.dflock(&["exec", "-n", "b", "--also", "a", "--also", "c", "true"]).code(75);
+    assert!(!house.is_held("a") && !house.is_held("b"), "rolled back");
+    drop(holder);
+}
+
+#[test]
+fn a_semaphore_lets_as_many_in() {
+    let house = House::new();
+    let first = house.start(&["exec", "--limit", "2", "s", "sleep", "60"]);
+    let second = house.start(&["exec", "--limit", "2", "s", "sleep", "60"]);
+    crate::house::wait_for("two slots held", || {
+        (house.dflock(&["status", "s", "--json"]).json()["semaphore"]["holders"] == 2).then_some(())
+    });
+    house.dflock(&["exec", "-n", "--limit", "2", "s", "true"]).code(75);
+    house.dflock(&["exec", "-n", "--limit", "3", "s", "true"]).code(76);
+    drop((first, second));
+}

@@ -1,0 +1,113 @@
+//! A wire between a client and a server that a test can cut, refuse or make swallow everything.
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part of the house")]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// Listens on loopback and passes on to one server.
+pub struct Proxy {
+    pub address: String,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Connections are accepted and closed at once.
+    refuses: AtomicBool,
+    /// Nothing comes through, but nothing is closed either; later it all does, as TCP would.
+    swallows: AtomicBool,
+    over: AtomicBool,
+    server: Mutex<String>,
+    /// Connections that were passed on.
+    passed: AtomicUsize,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Proxy {
+    pub fn to(server: &str) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the proxy listens");
+        let address = listener.local_addr().expect("an address").to_string();
+        let shared = Arc::new(Shared::default());
+        *shared.server.lock().expect("the server") = server.to_owned();
+        let of_listener = shared.clone();
+        thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                if of_listener.over.load(Ordering::SeqCst) {
+                    return;
+                }
+                if !of_listener.refuses.load(Ordering::SeqCst) {
+                    of_listener.pass(near);
+                }
+            }
+        });
+        Proxy { address, shared }
+    }
+
+    /// Breaks every connection there is; new ones are passed on.
+    pub fn cut(&self) {
+        for stream in self.shared.open.lock().expect("the list").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Passes new connections on to another server.
+    pub fn point_to(&self, server: &str) {
+        *self.shared.server.lock().expect("the server") = server.to_owned();
+    }
+
+    pub fn refuse(&self, refuses: bool) {
+        self.shared.refuses.store(refuses, Ordering::SeqCst);
+    }
+
+    pub fn swallow(&self, swallows: bool) {
+        self.shared.swallows.store(swallows, Ordering::SeqCst);
+    }
+
+    /// How many connections were passed on so far.
+    pub fn passed(&self) -> usize {
+        self.shared.passed.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::SeqCst);
+        self.cut();
+        // Wakes the listener.
+        let _ = TcpStream::connect(&self.address);
+    }
+}
+
+impl Shared {
+    fn pass(self: &Arc<Shared>, near: TcpStream) {
+        let server = self.server.lock().expect("the server").clone();
+        let Ok(far) = TcpStream::connect(server) else { return };
+        let copy = |stream: &TcpStream| stream.try_clone().expect("a second handle");
+        let _ = (near.set_nodelay(true), far.set_nodelay(true));
+        self.open.lock().expect("the list").extend([copy(&near), copy(&far)]);
+        self.passed.fetch_add(1, Ordering::SeqCst);
+        self.pump(copy(&near), copy(&far));
+        self.pump(far, near);
+    }
+
+    fn pump(self: &Arc<Shared>, mut from: TcpStream, mut to: TcpStream) {
+        let shared = self.clone();
+        thread::spawn(move || {
+            let mut bytes = [0; 16 * 1024];
+            loop {
+                let read = from.read(&mut bytes).unwrap_or(0);
+                while shared.swallows.load(Ordering::SeqCst) && !shared.over.load(Ordering::SeqCst) {
+                    thread::park_timeout(Duration::from_millis(2));
+                }
+                if read == 0 || to.write_all(&bytes[..read]).is_err() {
+                    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+                    return;
+                }
+            }
+        });
+    }
+}
