@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::busy::who_has_it;
 use super::local;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
@@ -139,7 +140,11 @@ impl Acquire {
             max_hold: self.keep.max_hold,
             signal_on_lost: self.keep.signal_on_lost,
         };
-        let report = start::start(&job, &server).map_err(|failure| local::name_stranger(&settings, failure))?;
+        let report = start::start(&job, &server).map_err(|failure| {
+            let manner = self.manner;
+            let known = super::block_on(async { Ok(who_has_it(&backend, &key, failure.clone(), manner).await) });
+            local::name_stranger(&settings, known.unwrap_or(failure))
+        })?;
         Ok((key, report, owner))
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::acquire::Patience;
+use super::busy::who_has_it;
 use super::local;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
@@ -127,15 +128,26 @@ impl Exec {
         };
         let job = Job { asks, program, rules, held };
         // Before the first thread: it is a copy of this process.
-        let guard = Guard::start(|left| let_go(left, &site))?;
-        let say = |text: &str| output::remark(text);
+        let let_go = |left| let_go(left, &site);
+        let guard = Guard::start(&let_go)?;
+        let user = Onlooker {
+            manner: self.manner,
+            key: job.asks[0].key.to_string(),
+            server: backend.server_of(&job.asks[0].key).1,
+        };
+        let key = job.asks[0].key.clone();
+        let manner = self.manner;
         let jitter = self.jitter.unwrap_or_default();
         let outcome = super::block_on(async {
             if !jitter.is_zero() {
                 let part = (getrandom::u32().unwrap_or(0) as f64) / f64::from(u32::MAX);
                 tokio::time::sleep(jitter.mul_f64(part)).await;
             }
-            exec::run(job, &backend, guard, &say).await
+            let outcome = exec::run(job, &backend, guard, &let_go, &user).await;
+            match outcome {
+                Err(failure) => Err(who_has_it(&backend, &key, failure, manner).await),
+                outcome => outcome,
+            }
         });
         outcome.map_err(|failure| local::name_stranger(&settings, failure))
     }
@@ -156,6 +168,30 @@ impl Exec {
             asks.push(Ask { key, kind, lease: self.wait.lease, wait, connect_retry });
         }
         Ok(asks)
+    }
+}
+
+/// A person at a terminal, or nobody.
+struct Onlooker {
+    manner: Manner,
+    key: String,
+    server: String,
+}
+
+impl exec::User for Onlooker {
+    fn say(&self, text: &str) {
+        output::remark(text);
+    }
+
+    fn waiting(&self, time: Duration) {
+        if !self.manner.quiet {
+            let seconds = time.as_secs();
+            output::passing(&format!("dflock: waiting for {} on {}, {seconds}s so far", self.key, self.server));
+        }
+    }
+
+    fn waited(&self) {
+        output::passed();
     }
 }
 

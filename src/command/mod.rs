@@ -1,6 +1,7 @@
 //! The verbs: one file each, with its flags and the few steps it takes.
 
 pub mod acquire;
+mod busy;
 pub mod config;
 pub mod enqueue;
 pub mod exec;

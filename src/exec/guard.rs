@@ -47,11 +47,15 @@ enum Message {
 }
 
 /// A lock that the guardian may have to let go of.
+#[derive(Clone)]
 pub struct Left {
     pub key: Key,
     pub space: Space,
     pub token: Token,
 }
+
+/// What is done about locks that the guardian has to let go of.
+pub type LetGo<'a> = &'a (dyn Fn(Vec<Left>) + Sync);
 
 /// Our end.
 pub struct Guard {
@@ -61,7 +65,7 @@ pub struct Guard {
 
 impl Guard {
     /// Forks the guardian. `let_go` runs in it, at the very end, for locks that outlive their connections.
-    pub fn start(let_go: impl FnOnce(Vec<Left>)) -> Result<Guard, Failure> {
+    pub fn start(let_go: LetGo<'_>) -> Result<Guard, Failure> {
         let cannot = |why: &dyn std::fmt::Display| Failure::internal("start the guardian", why);
         let flags = SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) =
@@ -71,7 +75,8 @@ impl Guard {
             Fork::Child => {
                 drop(ours);
                 let left = watch(&theirs);
-                let_go(left);
+                // On a thread of its own: this one may be in the middle of the parent's runtime.
+                std::thread::scope(|scope| drop(scope.spawn(|| let_go(left)).join()));
                 sys::leave_fork()
             }
         }

@@ -12,6 +12,7 @@ pub mod status;
 mod terminal;
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -23,7 +24,7 @@ use crate::lease::alarm::Alarm;
 use crate::lease::keeper::{Keeper, News};
 use crate::lock::Grant;
 use group::{Group, Happened};
-use guard::{Guard, Left};
+use guard::{Guard, Left, LetGo};
 use script::{Action, Event, Lease, Rules, Script};
 use signals::Signals;
 use status::Status;
@@ -50,20 +51,40 @@ pub enum Outcome {
     Interrupted(Signal),
 }
 
-/// Says something to the user.
-pub type Say<'a> = &'a dyn Fn(&str);
+/// Whoever started us, and may be watching.
+pub trait User {
+    fn say(&self, text: &str);
+    /// We still wait for the lock, and have for so long.
+    fn waiting(&self, time: Duration);
+    /// We do not wait any more.
+    fn waited(&self);
+}
+
+type Say<'a> = &'a dyn Fn(&str);
+
+/// How often a user who waits hears of it.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Takes the locks, runs the command, gives the locks back. The guardian was forked before.
-pub async fn run(job: Job, backend: &Backend, guard: Guard, say: Say<'_>) -> Result<Outcome, Failure> {
+pub async fn run(
+    job: Job,
+    backend: &Backend,
+    guard: Guard,
+    let_go: LetGo<'_>,
+    user: &dyn User,
+) -> Result<Outcome, Failure> {
     let mut signals = Signals::listen().map_err(|why| Failure::internal("listen for signals", &why))?;
     let taken = tokio::select! {
         taken = take_all(&job.asks, backend) => taken,
         signal = interrupted(&mut signals) => {
             // The connections close with us, and that is how a queue is left.
+            user.waited();
             guard.farewell();
             return Ok(Outcome::Interrupted(signal));
         }
+        () = tell_the_time(user) => return Err(Failure::internal("wait", &"the clock stopped")),
     };
+    user.waited();
     let holds = match taken {
         Ok(holds) => holds,
         Err(failure) => {
@@ -74,11 +95,12 @@ pub async fn run(job: Job, backend: &Backend, guard: Guard, say: Say<'_>) -> Res
     let mut run = match Run::start(job, holds, guard).await {
         Ok(run) => run,
         Err((failure, keepers)) => {
-            give_back(keepers, &|_| ()).await;
+            give_back(keepers, &|_: &str| ()).await;
             return Err(failure);
         }
     };
-    let status = run.watch(&mut signals, say).await;
+    let say: Say<'_> = &|text| user.say(text);
+    let status = run.watch(&mut signals, let_go, say).await;
     let Run { keepers, guard, terminal, .. } = run;
     if let Some(terminal) = &terminal {
         terminal.take_back();
@@ -90,6 +112,15 @@ pub async fn run(job: Job, backend: &Backend, guard: Guard, say: Say<'_>) -> Res
         guard.farewell();
     }
     Ok(Outcome::Ran(status))
+}
+
+/// Never returns.
+async fn tell_the_time(user: &dyn User) {
+    let begin = clock::now();
+    loop {
+        tokio::time::sleep(TELL_EVERY).await;
+        user.waiting(clock::now().since(begin));
+    }
 }
 
 async fn interrupted(signals: &mut Signals) -> Signal {
@@ -139,6 +170,8 @@ async fn give_back(keepers: Vec<Keeper>, say: Say<'_>) {
 struct Run {
     keepers: Vec<Keeper>,
     guard: Option<Guard>,
+    /// What a guardian has to know of the locks.
+    left: Vec<(Left, Option<OwnedFd>)>,
     group: Group,
     terminal: Option<Terminal>,
     script: Script,
@@ -152,7 +185,8 @@ impl Run {
     /// Starts keeping the locks, and the command if there is still time for it.
     async fn start(job: Job, holds: Vec<Hold>, guard: Guard) -> Result<Run, (Failure, Vec<Keeper>)> {
         let grants: Vec<Grant> = holds.iter().map(|hold| hold.grant().clone()).collect();
-        let told = tell_guardian(&guard, &job, &holds);
+        let left = what_is_left(&job, &holds);
+        let told = tell_guardian(&guard, &left);
         let keepers: Vec<Keeper> = holds.into_iter().map(|hold| Keeper::start(hold, job.rules.kill_after)).collect();
         if let Err(why) = told {
             return Err((Failure::internal("tell the guardian", &why), keepers));
@@ -188,11 +222,11 @@ impl Run {
         let _ = guard.group(group.leader()).and_then(|()| guard.kill_at(dead_at));
         let script = Script::new(clock::now(), term_at, dead_at, job.rules);
         let guard = Some(guard);
-        Ok(Run { keepers, guard, group, terminal, script, alarm: Alarm::new(), due: term_at, sweeping: false })
+        Ok(Run { keepers, guard, left, group, terminal, script, alarm: Alarm::new(), due: term_at, sweeping: false })
     }
 
     /// The loop: one event at a time, until the script says how we leave.
-    async fn watch(&mut self, signals: &mut Signals, say: Say<'_>) -> Status {
+    async fn watch(&mut self, signals: &mut Signals, let_go: LetGo<'_>, say: Say<'_>) -> Status {
         let mut events = Vec::new();
         loop {
             // The clock is looked at with every event, and before it: see the script.
@@ -219,8 +253,10 @@ impl Run {
                     Happened::Ended(ending) => events.push(Event::Ended(ending)),
                     Happened::Stopped if self.terminal.is_some() => events.push(Event::Stopped),
                     Happened::Other(pid) if self.guard.as_ref().is_some_and(|guard| guard.pid == pid) => {
-                        self.guard = None;
-                        say("the guardian is gone; if dflock is killed now, the command runs on");
+                        self.guard = self.replace_guardian(let_go);
+                        if self.guard.is_none() {
+                            say("the guardian is gone; if dflock is killed now, the command runs on");
+                        }
                     }
                     Happened::Stopped | Happened::Other(_) => {}
                 }
@@ -229,6 +265,20 @@ impl Run {
                 events.push(Event::GroupGone);
             }
         }
+    }
+
+    /// Another one, that knows all that the first one knew.
+    fn replace_guardian(&self, let_go: LetGo<'_>) -> Option<Guard> {
+        // A look-up of a name may be under way on a thread, which a fork would lose halfway.
+        if std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) != 1 {
+            return None;
+        }
+        let guard = Guard::start(let_go).ok()?;
+        let (_, dead_at) = soonest(&self.keepers);
+        tell_guardian(&guard, &self.left).ok()?;
+        guard.group(self.group.leader()).ok()?;
+        guard.kill_at(dead_at).ok()?;
+        Some(guard)
     }
 
     /// Carries out one action; the last one says how we leave.
@@ -271,13 +321,16 @@ impl Run {
     }
 }
 
-fn tell_guardian(guard: &Guard, job: &Job, holds: &[Hold]) -> std::io::Result<()> {
-    for (ask, hold) in job.asks.iter().zip(holds) {
+fn what_is_left(job: &Job, holds: &[Hold]) -> Vec<(Left, Option<OwnedFd>)> {
+    let left = |(ask, hold): (&Ask, &Hold)| {
         let token = hold.grant().token.clone();
-        let left = Left { key: ask.key.clone(), space: ask.kind.space(), token };
-        guard.lock(left, hold.lifeline().as_ref())?;
-    }
-    Ok(())
+        (Left { key: ask.key.clone(), space: ask.kind.space(), token }, hold.lifeline())
+    };
+    job.asks.iter().zip(holds).map(left).collect()
+}
+
+fn tell_guardian(guard: &Guard, left: &[(Left, Option<OwnedFd>)]) -> std::io::Result<()> {
+    left.iter().try_for_each(|(left, connection)| guard.lock(left.clone(), connection.as_ref()))
 }
 
 /// Of several leases the one that ends first counts.

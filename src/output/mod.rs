@@ -6,6 +6,7 @@ mod table;
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
@@ -48,6 +49,24 @@ pub fn is_person_there() -> bool {
 pub fn remark(text: &str) {
     say(&format!("dflock: {}\n", escape(text)));
 }
+
+/// A line that the next one replaces, on a terminal only.
+pub fn passing(text: &str) {
+    if is_person_there() {
+        say(&format!("\r\x1b[K{}", escape(text)));
+        IS_PASSING.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Erases what [`passing`] wrote.
+pub fn passed() {
+    if IS_PASSING.swap(false, Ordering::Relaxed) {
+        say("\r\x1b[K");
+    }
+}
+
+/// Whether a passing line is on the terminal.
+static IS_PASSING: AtomicBool = AtomicBool::new(false);
 
 /// A failure: what was tried and why it failed, and what to do next.
 pub fn failure(failure: &Failure) {

@@ -164,24 +164,26 @@ fn whom_the_command_started_is_ended_with_it() {
     assert_never_two(&house, &["deep", "second"]);
 }
 
+/// The guardian beside a dflock.
+fn guardian_of(pid: u32) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let is_guardian = |pid: &&str| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "dflock-guardian")
+    };
+    children.split_whitespace().find(is_guardian)?.parse().ok()
+}
+
 #[test]
-fn a_killed_guardian_is_noticed_and_changes_nothing_else() {
+fn a_killed_guardian_is_replaced_by_one_that_does_its_duty() {
     let house = House::new();
-    let first = start(&house, "first", false, &[]);
-    let guardian = wait_for("the guardian", || {
-        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", first.pid)).ok()?;
-        let is_guardian = |pid: &&str| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "dflock-guardian")
-        };
-        children.split_whitespace().find(is_guardian)?.parse().ok()
-    });
+    let first = start(&house, "first", true, &["-l", "60"]);
+    let guardian = wait_for("the guardian", || guardian_of(first.pid));
     crate::house::signal(guardian, "KILL");
-    wait_for("the end of the guardian", || {
-        (!std::path::Path::new(&format!("/proc/{guardian}")).exists()).then_some(())
-    });
-    first.signal("TERM");
-    let said = first.finish();
-    assert_eq!(said.code, 128 + 15, "{said:?}");
-    assert!(said.err.contains("guardian"), "{said:?}");
-    assert!(!house.is_held("k"));
+    wait_for("another guardian", || guardian_of(first.pid).filter(|other| *other != guardian));
+    first.signal("KILL");
+    let second = start(&house, "second", false, &[]);
+    assert!(!is_running("first", &house));
+    second.signal("TERM");
+    second.finish();
+    assert_never_two(&house, &["first", "second"]);
 }
