@@ -4,6 +4,7 @@
 //! says. The guardian (`guard`) does the one thing that dflock cannot do for itself: end the group when
 //! dflock is dead or frozen.
 
+mod ear;
 mod group;
 pub mod guard;
 pub mod script;
@@ -23,6 +24,7 @@ use crate::error::{Failure, Kind};
 use crate::lease::alarm::Alarm;
 use crate::lease::keeper::{Keeper, News};
 use crate::lock::Grant;
+use ear::Ear;
 use group::{Group, Happened};
 use guard::{Guard, Left, LetGo};
 use script::{Action, Event, Lease, Rules, Script};
@@ -174,6 +176,7 @@ struct Run {
     left: Vec<(Left, Option<OwnedFd>)>,
     group: Group,
     terminal: Option<Terminal>,
+    ear: Option<Ear>,
     script: Script,
     alarm: Alarm,
     due: Moment,
@@ -218,11 +221,24 @@ impl Run {
         if let Some(terminal) = &terminal {
             terminal.lend(group.leader());
         }
+        // Without it only the command hears Ctrl-C, which is what matters most.
+        let ear = terminal.as_ref().filter(|_| has_one_thread()).and_then(|_| Ear::put_into(group.leader()).ok());
         // The guardian is of no use without these; if it is gone, that is noticed and it is replaced.
         let _ = guard.group(group.leader()).and_then(|()| guard.kill_at(dead_at));
         let script = Script::new(clock::now(), term_at, dead_at, job.rules);
         let guard = Some(guard);
-        Ok(Run { keepers, guard, left, group, terminal, script, alarm: Alarm::new(), due: term_at, sweeping: false })
+        Ok(Run {
+            keepers,
+            guard,
+            left,
+            group,
+            terminal,
+            ear,
+            script,
+            alarm: Alarm::new(),
+            due: term_at,
+            sweeping: false,
+        })
     }
 
     /// The loop: one event at a time, until the script says how we leave.
@@ -246,11 +262,17 @@ impl Run {
                 () = self.alarm.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
                 _ = signals.child.recv() => {}
                 Some(signal) = signals.sent.recv() => events.push(Event::Signal(signal)),
+                () = heard(self.ear.as_ref()) => events.push(Event::Interrupt),
                 news = next_news(keepers) => events.push(Event::Lease(news)),
             }
             for happened in self.group.reap() {
                 match happened {
-                    Happened::Ended(ending) => events.push(Event::Ended(ending)),
+                    Happened::Ended(ending) => {
+                        if let Some(ear) = self.ear.take() {
+                            ear.close();
+                        }
+                        events.push(Event::Ended(ending));
+                    }
                     Happened::Stopped if self.terminal.is_some() => events.push(Event::Stopped),
                     Happened::Other(pid) if self.guard.as_ref().is_some_and(|guard| guard.pid == pid) => {
                         self.guard = self.replace_guardian(let_go);
@@ -269,8 +291,7 @@ impl Run {
 
     /// Another one, that knows all that the first one knew.
     fn replace_guardian(&self, let_go: LetGo<'_>) -> Option<Guard> {
-        // A look-up of a name may be under way on a thread, which a fork would lose halfway.
-        if std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) != 1 {
+        if !has_one_thread() {
             return None;
         }
         let guard = Guard::start(let_go).ok()?;
@@ -318,6 +339,18 @@ impl Run {
             Action::Leave(status) => return Some(status),
         }
         None
+    }
+}
+
+/// A look-up of a name may be under way on a thread, which a fork would lose halfway.
+fn has_one_thread() -> bool {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) == 1
+}
+
+async fn heard(ear: Option<&Ear>) {
+    match ear {
+        Some(ear) => ear.hear().await,
+        None => std::future::pending().await,
     }
 }
 
