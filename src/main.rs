@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use dflock::cli::{Cli, Leave};
 use dflock::command::hold;
-use dflock::error::Kind;
+use dflock::error::{Failure, Kind};
 use dflock::{output, sys};
 
 fn main() -> ExitCode {
@@ -16,7 +16,15 @@ fn main() -> ExitCode {
     let cli = match Cli::from_command_line() {
         Ok(cli) => cli,
         Err(usage) if usage.use_stderr() => {
-            output::say(&usage.render().to_string());
+            let text = usage.render().to_string();
+            // Help, where nothing at all was asked for, speaks for itself.
+            let text = text.strip_prefix("error: ").map_or(text.clone(), |text| format!("dflock: {text}"));
+            if std::env::args_os().any(|argument| argument == "--json") {
+                let first = text.lines().next().unwrap_or_default();
+                output::failure_json(&Failure::usage(first.strip_prefix("dflock: ").unwrap_or(first)));
+            } else {
+                output::say(&text);
+            }
             return ExitCode::from(Kind::Usage.exit());
         }
         Err(wanted) => {

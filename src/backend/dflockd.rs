@@ -96,12 +96,12 @@ impl Servers {
         };
         let no_wait = ask.wait == Wait::For(Duration::ZERO);
         let until = if no_wait { begin + self.access.connect_timeout } else { wait_until };
-        let patience = Patience { until, connect_until: begin + ask.connect_retry };
+        let patience = Patience { until, connect_until: begin + self.access.connect_retry };
         let Answered { connection, asked, said } =
             match site.shard.ask(&self.access, request, Expect::Granted, patience).await {
                 Ok(answered) => answered,
                 // The greeting was answered, so the server lives: it is the lock that is not free.
-                Err((Trouble::Silent, member)) if !no_wait && clock::now() >= until => {
+                Err((Trouble::Silent, member)) if !no_wait => {
                     return Err(site.busy(&member));
                 }
                 Err((trouble, member)) => return Err(site.trouble("take", trouble, &member)),
@@ -111,7 +111,7 @@ impl Servers {
             Said::Granted { token, lease_s } => site.believe(connection, token, lease_s, ask.lease, asked).await,
             Said::Timeout => Err(site.busy(&server)),
             Said::Refused(no) => Err(site.refused("take", &no, &server)),
-            said => Err(site.nonsense(&said, &server)),
+            said => Err(site.nonsense("take", &said, &server)),
         }
     }
 
@@ -120,8 +120,8 @@ impl Servers {
         let begin = clock::now();
         let request =
             || Request::Enqueue { key: ask.key.as_bytes(), kind: ask.kind, lease_s: ask.lease.map(whole_seconds) };
-        let until = begin + self.access.connect_timeout.max(ask.connect_retry);
-        let patience = Patience { until, connect_until: begin + ask.connect_retry };
+        let until = begin + self.access.connect_timeout.max(self.access.connect_retry);
+        let patience = Patience { until, connect_until: begin + self.access.connect_retry };
         let answered = site.shard.ask(&self.access, request, Expect::Place, patience).await;
         let Answered { connection, asked, said } =
             answered.map_err(|(trouble, member)| site.trouble("queue for", trouble, &member))?;
@@ -132,7 +132,7 @@ impl Servers {
             }
             Said::Queued { .. } => Ok(Joined::Queued(Place { site, connection, lease: ask.lease })),
             Said::Refused(no) => Err(site.refused("queue for", &no, &server)),
-            said => Err(site.nonsense(&said, &server)),
+            said => Err(site.nonsense("take", &said, &server)),
         }
     }
 
@@ -156,13 +156,14 @@ impl Servers {
             Said::Left(seconds) => Ok(seconds),
             Said::Refused(No::Unsaid) => Err(site.lost("renew", &connection.address)),
             Said::Refused(no) => Err(site.refused("renew", &no, &connection.address)),
-            said => Err(site.nonsense(&said, &connection.address)),
+            said => Err(site.nonsense("renew", &said, &connection.address)),
         }
     }
 
     fn one_try(&self) -> Patience {
         let now = clock::now();
-        Patience { until: now + self.access.connect_timeout, connect_until: now }
+        let connect_until = now + self.access.connect_retry;
+        Patience { until: connect_until + self.access.connect_timeout, connect_until }
     }
 
     pub async fn stats(&self) -> Vec<(String, Result<Stats, Failure>)> {
@@ -170,7 +171,7 @@ impl Servers {
         for (at, shard) in self.shards.iter().enumerate() {
             if self.picked.is_none_or(|picked| picked == at) {
                 let (shard, access) = (shard.clone(), self.access.clone());
-                asking.spawn(async move { (at, shard.to_string(), stats_of(&shard, &access).await) });
+                asking.spawn(async move { (at, shard.to_string(), stats_of(&shard, &access, "get stats").await) });
             }
         }
         let mut all = asking.join_all().await;
@@ -180,8 +181,12 @@ impl Servers {
 
     pub async fn status(&self, key: &Key) -> Result<Status, Failure> {
         let (at, server) = self.server_of(key);
-        let stats = stats_of(&self.shards[at], &self.access).await?;
         let name = key.to_string();
+        let stats = stats_of(&self.shards[at], &self.access, &format!("look up {name}")).await;
+        let stats = stats.map_err(|mut failure| {
+            failure.key = Some(name.clone());
+            failure
+        })?;
         Ok(Status {
             server,
             lock: stats.locks.into_iter().find(|row| row.key == name),
@@ -190,16 +195,17 @@ impl Servers {
     }
 }
 
-async fn stats_of(shard: &Shard, access: &Access) -> Result<Stats, Failure> {
+async fn stats_of(shard: &Shard, access: &Access, tried: &str) -> Result<Stats, Failure> {
     let now = clock::now();
-    let patience = Patience { until: now + STATS_TIMEOUT, connect_until: now };
+    let connect_until = now + access.connect_retry;
+    let patience = Patience { until: connect_until + STATS_TIMEOUT, connect_until };
     let answered = shard.ask(access, || Request::Stats, Expect::Document, patience).await;
     let Answered { connection, said, .. } =
-        answered.map_err(|(trouble, member)| trouble.into_failure("get stats", &member))?;
-    let nonsense = |why: String| Trouble::Nonsense(why).into_failure("get stats", &connection.address);
+        answered.map_err(|(trouble, member)| trouble.into_failure(tried, &member))?;
+    let nonsense = |why: &str| Trouble::Nonsense(why.to_owned()).into_failure(tried, &connection.address);
     match said {
-        Said::Document(json) => serde_json::from_slice(&json).map_err(|why| nonsense(why.to_string())),
-        said => Err(nonsense(format!("{said:?}"))),
+        Said::Document(json) => serde_json::from_slice(&json).map_err(|why| nonsense(&why.to_string())),
+        said => Err(nonsense(in_words(&said))),
     }
 }
 
@@ -286,8 +292,8 @@ impl Site {
         self.named(failure.hint(hint), server)
     }
 
-    fn nonsense(&self, said: &Said, server: &Address) -> Failure {
-        self.trouble("take", Trouble::Nonsense(format!("{said:?} where a lock was asked for")), server)
+    fn nonsense(&self, verb: &str, said: &Said, server: &Address) -> Failure {
+        self.trouble(verb, Trouble::Nonsense(format!("{} is no answer to that", in_words(said))), server)
     }
 
     fn released(&self, said: &Said, server: &Address) -> Result<(), Failure> {
@@ -295,7 +301,7 @@ impl Site {
             Said::Done => Ok(()),
             Said::Refused(No::Unsaid) => Err(self.lost("release", server)),
             Said::Refused(no) => Err(self.refused("release", no, server)),
-            said => Err(self.nonsense(said, server)),
+            said => Err(self.nonsense("release", said, server)),
         }
     }
 }
@@ -318,7 +324,7 @@ impl Place {
             Said::Timeout => Err(self.site.busy(&server)),
             Said::Refused(No::NotEnqueued | No::LeaseExpired) => Err(self.site.lost("wait for", &server)),
             Said::Refused(no) => Err(self.site.refused("wait for", &no, &server)),
-            said => Err(self.site.nonsense(&said, &server)),
+            said => Err(self.site.nonsense("wait for", &said, &server)),
         }
     }
 }
@@ -409,7 +415,7 @@ impl Hold {
                     return Renewal::Renewed { asked };
                 }
                 Ok(Answered { said: Said::Refused(No::Unsaid), .. }) => return Renewal::Gone,
-                Ok(Answered { said, .. }) => format!("{said:?}"),
+                Ok(Answered { said, .. }) => format!("{} is no answer to a resume", in_words(&said)),
                 Err((trouble, _)) => trouble.to_string(),
             };
             let pause = backoff.next(clock::now().as_nanos());
@@ -444,7 +450,7 @@ impl Hold {
                 Renewal::Renewed { asked }
             }
             Ok(Said::Refused(No::Unsaid | No::LeaseExpired)) => Renewal::Gone,
-            Ok(said) => self.give_up_connection(&Trouble::Nonsense(format!("{said:?} to a renewal"))),
+            Ok(said) => self.give_up_connection(&Trouble::Nonsense(format!("{} to a renewal", in_words(&said)))),
             Err(trouble) => self.give_up_connection(&trouble),
         }
     }
@@ -453,6 +459,17 @@ impl Hold {
     fn give_up_connection(&mut self, trouble: &Trouble) -> Renewal {
         self.connection = None;
         Renewal::Unknown(trouble.to_string())
+    }
+}
+
+/// The word that an answer begins with; what follows may be a token.
+fn in_words(said: &Said) -> &'static str {
+    match said {
+        Said::Done | Said::Left(_) | Said::Granted { .. } | Said::Document(_) => "\"ok\"",
+        Said::Acquired { .. } => "\"acquired\"",
+        Said::Queued { .. } => "\"queued\"",
+        Said::Timeout => "\"timeout\"",
+        Said::Refused(_) => "\"error\"",
     }
 }
 

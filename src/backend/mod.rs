@@ -23,8 +23,6 @@ pub struct Ask {
     /// The server's own, if none is named.
     pub lease: Option<Duration>,
     pub wait: Wait,
-    /// How long an unreachable server is tried again.
-    pub connect_retry: Duration,
 }
 
 /// How long to wait for a lock.

@@ -45,6 +45,9 @@ impl Shard {
     ) -> Result<Answered, (Trouble, Address)> {
         let mut backoff = Backoff::default();
         let name = (self.members.len() > 1).then(|| format!("{:016x}{:016x}", random(), random()));
+        // Each member has its share of the time, so that one that is frozen does not hide the others.
+        let members = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        let access = &Access { connect_timeout: access.connect_timeout / members, ..access.clone() };
         let mut at = 0;
         loop {
             let mut someone_answers = false;
@@ -57,7 +60,7 @@ impl Shard {
                     Ok(Answered { said: Said::Refused(No::NotLeader(leader)), .. }) if self.members.len() > 1 => {
                         someone_answers = true;
                         at = leader.and_then(|leader| self.find(&leader)).filter(|to| *to != at).unwrap_or(following);
-                        last = Some((Trouble::Broken("it does not lead its cluster".to_owned()), member));
+                        last = Some((Trouble::NoLeader, member));
                     }
                     Ok(answered) => return Ok(answered),
                     Err(trouble) if !trouble.passes() => return Err((trouble, member.clone())),

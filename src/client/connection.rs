@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::{Access, Trouble};
 use crate::clock::{self, Moment};
 use crate::lock::Token;
+use crate::net::dial::explain_alert;
 use crate::net::{Address, Stream, dial};
 use crate::wire::answer::{self, Answer, Expect, Refusal};
 use crate::wire::{self, Request};
@@ -138,10 +139,10 @@ impl Connection {
             }
             Ok(())
         };
-        timeout(left(until).min(greeting_limit), speaking).await.unwrap_or(Err(Trouble::Silent))?;
+        let silence = if greeting_limit == LONGEST { Trouble::Silent } else { Trouble::Mute };
+        timeout(left(until).min(greeting_limit), speaking).await.unwrap_or(Err(silence))?;
         let listening = async {
-            let limit = if expect == Expect::Document { MAX_DOCUMENT } else { MAX_ANSWER };
-            let line = self.line(limit).await?;
+            let line = self.line(expect).await?;
             self.understand(line, expect)
         };
         timeout(left(until), listening).await.unwrap_or(Err(Trouble::Silent))
@@ -175,7 +176,8 @@ impl Connection {
     }
 
     async fn greet(&mut self, greeting: Greeting) -> Result<(), Trouble> {
-        let line = self.line(MAX_ANSWER).await?;
+        // Small ones, whatever they are.
+        let line = self.line(Expect::Done).await?;
         let expect = if greeting == Greeting::About { Expect::Document } else { Expect::Done };
         match (greeting, self.understand(line, expect)) {
             (Greeting::About, Ok(Said::Document(json))) => self.about = read_about(&json),
@@ -183,15 +185,17 @@ impl Connection {
             (_, Ok(Said::Done | Said::Refused(No::Unsaid | No::Other(_)))) => {}
             (Greeting::Auth, Err(Trouble::SecretNeeded)) => return Err(Trouble::WrongSecret),
             (_, Err(trouble)) => return Err(trouble),
-            (_, Ok(said)) => return Err(Trouble::Nonsense(format!("{said:?} to a greeting"))),
+            (_, Ok(_)) => return Err(Trouble::Nonsense("no answer to a greeting".to_owned())),
         }
         Ok(())
     }
 
     /// One line without its end, however it comes.
-    async fn line(&mut self, limit: usize) -> Result<Vec<u8>, Trouble> {
+    async fn line(&mut self, expect: Expect) -> Result<Vec<u8>, Trouble> {
         let mut searched = 0;
         loop {
+            let is_document = expect == Expect::Document && self.input.starts_with(b"ok {");
+            let limit = if is_document { MAX_DOCUMENT } else { MAX_ANSWER };
             if let Some(at) = self.input[searched..].iter().position(|byte| *byte == b'\n') {
                 let rest = self.input.split_off(searched + at + 1);
                 let mut line = std::mem::replace(&mut self.input, rest);
@@ -206,7 +210,7 @@ impl Connection {
             self.input.reserve(if searched < MAX_ANSWER { MAX_ANSWER } else { 64 * 1024 });
             match self.stream.read_buf(&mut self.input).await {
                 Ok(0) if searched == 0 && !self.heard => {
-                    return Err(Trouble::Broken("closed without a word; if it expects TLS, use --tls".to_owned()));
+                    return Err(Trouble::Broken("closed without a word".to_owned()));
                 }
                 Ok(0) if searched == 0 => return Err(Trouble::Broken("closed by the server".to_owned())),
                 Ok(0) => return Err(Trouble::Nonsense(format!("half an answer: {}", show(&self.input)))),
@@ -246,7 +250,10 @@ impl Connection {
 }
 
 fn broken(why: io::Error) -> Trouble {
-    Trouble::Broken(why.to_string())
+    match explain_alert(&why) {
+        Some(alert) => Trouble::Dial(alert),
+        None => Trouble::Broken(why.to_string()),
+    }
 }
 
 fn read_about(json: &[u8]) -> About {
@@ -257,8 +264,11 @@ fn left(until: Moment) -> Duration {
     until.since(clock::now()).min(LONGEST)
 }
 
-/// The beginning of something that should not be there.
+/// The beginning of something that should not be there, without what may be a token in it.
 fn show(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
-    if bytes.len() > 60 { format!("{text:?}…") } else { format!("{text:?}") }
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+    let is_secret = |word: &str| word.len() >= 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let words: Vec<&str> = text.split(' ').map(|word| if is_secret(word) { "(redacted)" } else { word }).collect();
+    let shown: String = words.join(" ").chars().take(60).collect();
+    format!("{shown:?}")
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Failure, Kind};
-use crate::net::{Address, DialError, Tls};
+use crate::net::{Address, DialError, DialKind, Tls};
 
 /// What every connection is made with.
 #[derive(Clone)]
@@ -18,6 +18,8 @@ pub struct Access {
     pub secret: Option<Arc<[u8]>>,
     pub allow_plaintext_secret: bool,
     pub connect_timeout: Duration,
+    /// How long an unreachable server is tried again.
+    pub connect_retry: Duration,
 }
 
 /// Why an exchange with a server gave no answer that can be used.
@@ -28,6 +30,10 @@ pub enum Trouble {
     /// The connection broke, or was closed by the server.
     #[error("the connection broke: {0}")]
     Broken(String),
+    /// Not even the greeting, which every server answers at once.
+    #[error("it accepts connections, but does not answer")]
+    Mute,
+    /// The server lives, but this request got no answer.
     #[error("no answer in time")]
     Silent,
     #[error("it does not speak the protocol: {0}")]
@@ -42,46 +48,59 @@ pub enum Trouble {
     Full,
     #[error("it is stopping")]
     Draining,
+    #[error("no member of the cluster leads it at the moment")]
+    NoLeader,
 }
 
 impl Trouble {
     /// Whether another try, or another member, may have better luck.
     pub fn passes(&self) -> bool {
-        matches!(
-            self,
-            Trouble::Dial(DialError::Unreachable(_))
-                | Trouble::Broken(_)
-                | Trouble::Silent
-                | Trouble::Full
-                | Trouble::Draining
-        )
+        match self {
+            Trouble::Dial(error) => error.kind == DialKind::Unreachable,
+            Trouble::Broken(_)
+            | Trouble::Mute
+            | Trouble::Silent
+            | Trouble::Full
+            | Trouble::Draining
+            | Trouble::NoLeader => true,
+            Trouble::Nonsense(_) | Trouble::WrongSecret | Trouble::SecretNeeded | Trouble::SecretInTheOpen => false,
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Trouble::Dial(error) => match error.kind {
+                DialKind::Unreachable => Kind::Unreachable,
+                DialKind::Untrusted => Kind::Denied,
+                DialKind::Strange => Kind::Refused,
+            },
+            Trouble::WrongSecret | Trouble::SecretNeeded | Trouble::SecretInTheOpen => Kind::Denied,
+            Trouble::Nonsense(_) | Trouble::Full => Kind::Refused,
+            Trouble::Broken(_) | Trouble::Mute | Trouble::Silent | Trouble::Draining | Trouble::NoLeader => {
+                Kind::Unreachable
+            }
+        }
+    }
+
+    fn hint(&self) -> &'static str {
+        match self {
+            Trouble::Dial(error) => error.hint,
+            Trouble::Broken(_) => "it may expect TLS (--tls), or have been restarted: try again",
+            Trouble::Mute | Trouble::Silent => "the server may be frozen or overloaded",
+            Trouble::Nonsense(_) => "another program may listen there, or it expects TLS (--tls)",
+            Trouble::WrongSecret => "check --auth-token-file, DFLOCK_AUTH_TOKEN_FILE or DFLOCK_AUTH_TOKEN",
+            Trouble::SecretNeeded => "give one with --auth-token-file or DFLOCK_AUTH_TOKEN_FILE",
+            Trouble::SecretInTheOpen => "use --tls, or --allow-plaintext-token if the network is to be trusted",
+            Trouble::Full => "raise --max-connections of the server, or try again later",
+            Trouble::Draining => "try again in a moment, or name another server with --servers",
+            Trouble::NoLeader => "wait longer with -w, or look at the cluster's log",
+        }
     }
 
     /// As the user meets it; `tried` completes "cannot …".
     pub fn into_failure(self, tried: &str, server: &Address) -> Failure {
-        let kind = match &self {
-            Trouble::Dial(DialError::Untrusted(_)) => Kind::Denied,
-            Trouble::WrongSecret | Trouble::SecretNeeded | Trouble::SecretInTheOpen => Kind::Denied,
-            Trouble::Nonsense(_) | Trouble::Full => Kind::Refused,
-            _ => Kind::Unreachable,
-        };
-        let mut failure = Failure::new(kind, format!("cannot {tried} on {server}: {self}"));
+        let mut failure = Failure::new(self.kind(), format!("cannot {tried} on {server}: {self}"));
         failure.server = Some(server.to_string());
-        match &self {
-            Trouble::Dial(DialError::Unreachable(_)) => {
-                failure.hint("is the server running there? --servers or DFLOCK_SERVERS names another")
-            }
-            Trouble::WrongSecret => {
-                failure.hint("check --auth-token-file, DFLOCK_AUTH_TOKEN_FILE or DFLOCK_AUTH_TOKEN")
-            }
-            Trouble::SecretNeeded => failure.hint("give one with --auth-token-file or DFLOCK_AUTH_TOKEN_FILE"),
-            Trouble::SecretInTheOpen => {
-                failure.hint("use --tls, or --allow-plaintext-token if the network is to be trusted")
-            }
-            Trouble::Nonsense(_) => failure.hint("another program may listen there, or it expects TLS (--tls)"),
-            Trouble::Full => failure.hint("raise --max-connections of the server, or try again later"),
-            Trouble::Silent => failure.hint("the server may be frozen or overloaded"),
-            _ => failure,
-        }
+        failure.hint(self.hint())
     }
 }

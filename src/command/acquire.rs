@@ -119,7 +119,7 @@ impl Acquire {
         let settings = self.target.settings(self.wait.flags())?;
         let kind = limit.map_or(Kind::Lock, |limit| Kind::Semaphore { limit });
         let owner = self.keep.owner()?;
-        let site = site_of(&settings)?;
+        let site = site_of(&settings, &self.target)?;
         let backend = backend_of(&site)?;
         backend.check(if limit.is_some() { Feature::Semaphores } else { Feature::TwoPhase })?;
         let (_, server) = backend.server_of(&key);
@@ -134,7 +134,6 @@ impl Acquire {
             kind,
             lease: self.wait.lease,
             wait: settings.timeout,
-            connect_retry: self.target.connect_retry.unwrap_or_default(),
             two_phase,
             owner,
             max_hold: self.keep.max_hold,

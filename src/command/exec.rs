@@ -113,7 +113,7 @@ impl Exec {
         }
         let asks = self.asks(settings.timeout)?;
         let held = nested(&asks)?;
-        let site = site_of(&settings)?;
+        let site = site_of(&settings, &self.target)?;
         let backend = backend_of(&site)?;
         local::ensure(&settings)?;
         let rules = Rules {
@@ -164,8 +164,7 @@ impl Exec {
                 _ => Kind::Lock,
             };
             let wait = timeout.map_or(Wait::Forever, Wait::For);
-            let connect_retry = self.target.connect_retry.unwrap_or_default();
-            asks.push(Ask { key, kind, lease: self.wait.lease, wait, connect_retry });
+            asks.push(Ask { key, kind, lease: self.wait.lease, wait });
         }
         Ok(asks)
     }

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::holder::registry::Registry;
 use crate::holder::start::this_program;
 use crate::output;
@@ -42,10 +42,10 @@ pub(crate) fn ensure(settings: &Settings) -> Result<(), Failure> {
 
 /// Says who it is that listens on the default address and does not answer as a lock server would.
 pub(crate) fn name_stranger(settings: &Settings, mut failure: Failure) -> Failure {
-    let is_strange = ["does not speak the protocol", "no answer in time", "without a word"];
+    let is_strange = matches!(failure.kind, Kind::Refused | Kind::Unreachable);
     if settings.servers_are_default
-        && is_strange.iter().any(|part| failure.message.contains(part))
-        && let Some(stranger) = listener(PORT)
+        && is_strange
+        && let Some(stranger) = listener(PORT).filter(|stranger| !stranger.contains("dflock"))
     {
         failure.message = format!("{} (process {stranger} listens there)", failure.message);
         failure.hint = Some("name a lock server with --servers or DFLOCK_SERVERS, or free the port".to_owned());

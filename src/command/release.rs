@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::local;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
@@ -150,8 +151,11 @@ impl Release {
                 (None, None) => Err(not_held(&key)),
                 (None, Some(token)) => {
                     let settings = self.target.settings(Vec::new())?;
-                    let backend = backend_of(&site_of(&settings)?)?;
-                    backend.release(&key, space, token).await?;
+                    let backend = backend_of(&site_of(&settings, &self.target)?)?;
+                    backend
+                        .release(&key, space, token)
+                        .await
+                        .map_err(|failure| local::name_stranger(&settings, failure))?;
                     Ok(backend.server_of(&key).1)
                 }
             }

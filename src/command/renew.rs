@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::local;
 use super::manner::Manner;
 use super::release::{Which, ask_holder, is_held, not_held};
 use super::site::{backend_of, site_of};
@@ -61,8 +62,11 @@ impl Renew {
                 (None, None) => Err(not_held(&key)),
                 (None, Some(token)) => {
                     let settings = self.target.settings(Vec::new())?;
-                    let backend = backend_of(&site_of(&settings)?)?;
-                    let seconds = backend.renew(&key, space, token, self.lease).await?;
+                    let backend = backend_of(&site_of(&settings, &self.target)?)?;
+                    let seconds = backend
+                        .renew(&key, space, token, self.lease)
+                        .await
+                        .map_err(|failure| local::name_stranger(&settings, failure))?;
                     Ok((backend.server_of(&key).1, seconds as f64))
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::target::Target;
 use crate::backend::Backend;
 use crate::backend::dflockd::Servers;
 use crate::client::Access;
@@ -12,7 +13,7 @@ use crate::net::{Tls, tls};
 use crate::settings::{Settings, servers};
 
 /// What a holder needs of the settings. Relative paths are made absolute: a holder lives in `/`.
-pub(crate) fn site_of(settings: &Settings) -> Result<Site, Failure> {
+pub(crate) fn site_of(settings: &Settings, target: &Target) -> Result<Site, Failure> {
     let absolute = |path: &std::path::PathBuf| {
         std::path::absolute(path).map_err(|why| Failure::internal(&format!("find {}", path.display()), &why))
     };
@@ -28,6 +29,7 @@ pub(crate) fn site_of(settings: &Settings) -> Result<Site, Failure> {
         secret: settings.secret.clone().map(crate::settings::secret::Secret::into_bytes),
         allow_plaintext_secret: settings.allow_plaintext_token,
         connect_timeout: settings.connect_timeout,
+        connect_retry: target.connect_retry.unwrap_or_default(),
     })
 }
 
@@ -46,6 +48,7 @@ pub(crate) fn backend_of(site: &Site) -> Result<Backend, Failure> {
         secret: site.secret.as_deref().map(Arc::from),
         allow_plaintext_secret: site.allow_plaintext_secret,
         connect_timeout: site.connect_timeout,
+        connect_retry: site.connect_retry,
     };
     let shards = servers.shards.into_iter().map(|members| Shard { members }).collect();
     Ok(Backend::Dflockd(Servers::new(shards, site.shard, access)))

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::local;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
@@ -12,7 +13,7 @@ use crate::output::{self, Metrics, Table};
 
 /// Show what the servers hold
 ///
-/// All servers are asked at once. One that does not answer is shown as such and makes the exit code 69.
+/// All servers are asked at once. One that does not answer is shown as such, and the exit code is 69 then.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   dflock stats | jq '.locks[].key'
@@ -67,9 +68,14 @@ struct ServerRow {
 impl Stats {
     pub fn run(self) -> Result<u8, Failure> {
         let settings = self.target.settings(Vec::new())?;
-        let backend = backend_of(&site_of(&settings)?)?;
+        let backend = backend_of(&site_of(&settings, &self.target)?)?;
         backend.check(Feature::Stats)?;
-        let answers = super::block_on(async { Ok(backend.stats().await) })?;
+        let mut answers = super::block_on(async { Ok(backend.stats().await) })?;
+        for (_, answer) in &mut answers {
+            if let Err(failure) = answer {
+                *failure = local::name_stranger(&settings, failure.clone());
+            }
+        }
         let failures: Vec<Failure> = answers.iter().filter_map(|(_, answer)| answer.clone().err()).collect();
         let document = merge(answers);
         match self.format {
@@ -80,11 +86,20 @@ impl Stats {
         if self.format != Format::Json && !self.manner.quiet {
             failures.iter().for_each(output::failure);
         }
-        Ok(if failures.is_empty() { 0 } else { Kind::Unreachable.exit() })
+        Ok(exit_code(&failures))
     }
 
     pub fn manner(&self) -> Manner {
         self.manner
+    }
+}
+
+/// That of the failures where they are of one kind; otherwise what is missing counts.
+fn exit_code(failures: &[Failure]) -> u8 {
+    match failures {
+        [] => 0,
+        [first, more @ ..] if more.iter().all(|other| other.kind == first.kind) => first.exit(),
+        _ => Kind::Unreachable.exit(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use serde::Serialize;
 
+use super::local;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
@@ -45,10 +46,11 @@ impl Status {
     pub fn run(self) -> Result<u8, Failure> {
         let key = Key::from_argument(&self.key).map_err(Failure::usage)?;
         let settings = self.target.settings(Vec::new())?;
-        let backend = backend_of(&site_of(&settings)?)?;
+        let backend = backend_of(&site_of(&settings, &self.target)?)?;
         backend.check(Feature::Status)?;
         let (shard, _) = backend.server_of(&key);
-        let status = super::block_on(backend.status(&key))?;
+        let status =
+            super::block_on(backend.status(&key)).map_err(|failure| local::name_stranger(&settings, failure))?;
         let is_held = status.lock.is_some() || status.semaphore.is_some();
         let document = Document {
             schema: output::SCHEMA,

@@ -36,6 +36,7 @@ pub struct Site {
     pub secret: Option<Vec<u8>>,
     pub allow_plaintext_secret: bool,
     pub connect_timeout: Duration,
+    pub connect_retry: Duration,
 }
 
 /// What a holder is to do.
@@ -47,7 +48,6 @@ pub struct Job {
     pub lease: Option<Duration>,
     /// `None` for ever.
     pub wait: Option<Duration>,
-    pub connect_retry: Duration,
     /// Join the queue and report at once.
     pub two_phase: bool,
     pub owner: Option<Owner>,

@@ -112,13 +112,8 @@ async fn begin(job: Job, backend: &Backend) -> Result<(Report, Life), Failure> {
 }
 
 async fn join(job: &Job, backend: &Backend) -> Result<Joined, Failure> {
-    let ask = Ask {
-        key: job.key.clone(),
-        kind: job.kind,
-        lease: job.lease,
-        wait: job.wait.map_or(Wait::Forever, Wait::For),
-        connect_retry: job.connect_retry,
-    };
+    let ask =
+        Ask { key: job.key.clone(), kind: job.kind, lease: job.lease, wait: job.wait.map_or(Wait::Forever, Wait::For) };
     if job.two_phase { backend.enqueue(&ask).await } else { backend.acquire(&ask).await.map(Joined::Held) }
 }
 

@@ -22,14 +22,33 @@ pub struct Tls {
 }
 
 /// Why there is no connection.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum DialError {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialKind {
     /// Nobody answers there, or nobody can be found.
-    #[error("{0}")]
-    Unreachable(String),
+    Unreachable,
     /// Somebody answers, but is not to be trusted, or does not trust us.
-    #[error("{0}")]
-    Untrusted(String),
+    Untrusted,
+    /// Somebody answers, but not as TLS would.
+    Strange,
+}
+
+/// The same in words, with what to do about it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct DialError {
+    pub kind: DialKind,
+    pub message: String,
+    pub hint: &'static str,
+}
+
+const IS_IT_RUNNING: &str = "is the server running there? --servers or DFLOCK_SERVERS names another";
+
+fn unreachable(message: String) -> DialError {
+    DialError { kind: DialKind::Unreachable, message, hint: IS_IT_RUNNING }
+}
+
+fn untrusted(message: &str, hint: &'static str) -> DialError {
+    DialError { kind: DialKind::Untrusted, message: message.to_owned(), hint }
 }
 
 /// Connects, TLS handshake included, within `limit`.
@@ -47,13 +66,13 @@ pub async fn dial(address: &Address, tls: Option<&Tls>, limit: Duration) -> Resu
             }
         }
     };
-    let over = |_| DialError::Unreachable(format!("no answer within {}", in_words(limit)));
+    let over = |_| unreachable(format!("no connection within {}", in_words(limit)));
     timeout(limit, connecting).await.unwrap_or_else(|elapsed| Err(over(elapsed)))
 }
 
 /// Tries the addresses of a name one after the other.
 async fn dial_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
-    let unknown = |why: io::Error| DialError::Unreachable(format!("the name {host:?} cannot be looked up: {why}"));
+    let unknown = |why: io::Error| unreachable(format!("the name {host:?} cannot be looked up: {why}"));
     let mut last = None;
     for address in lookup_host((host, port)).await.map_err(unknown)? {
         match TcpStream::connect(address).await {
@@ -61,74 +80,108 @@ async fn dial_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
             Err(why) => last = Some(why),
         }
     }
-    Err(last.map_or_else(|| DialError::Unreachable(format!("the name {host:?} has no address")), refused))
+    Err(last.map_or_else(|| unreachable(format!("the name {host:?} has no address")), refused))
 }
 
 async fn secure(tcp: TcpStream, host: &str, tls: &Tls, limit: Duration) -> Result<Stream, DialError> {
     let name = tls.name.as_deref().unwrap_or(host);
-    let server_name = ServerName::try_from(name.to_owned())
-        .map_err(|_| DialError::Untrusted(format!("{name:?} cannot be the name in a certificate; use --tls-name")))?;
+    let server_name = ServerName::try_from(name.to_owned()).map_err(|_| {
+        untrusted(
+            &format!("{name:?} cannot be the name in a certificate"),
+            "--tls-name must be a host name or an IP address",
+        )
+    })?;
     // Its own limit within the whole one, to say which of the two it was.
     let shaking = TlsConnector::from(tls.config.clone()).connect(server_name, tcp);
     match timeout(limit.mul_f64(0.9), shaking).await {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
         Ok(Err(why)) => Err(explain(&why, name)),
-        Err(_) => Err(DialError::Untrusted(format!(
-            "it accepts connections but no TLS handshake came within {}: it may not speak TLS there",
-            in_words(limit)
-        ))),
+        Err(_) => Err(DialError {
+            kind: DialKind::Unreachable,
+            message: format!("it accepts connections, but no TLS handshake came within {}", in_words(limit)),
+            hint: "it may be frozen, or not speak TLS there",
+        }),
     }
 }
 
 fn refused(why: io::Error) -> DialError {
-    DialError::Unreachable(match why.kind() {
+    unreachable(match why.kind() {
         io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
         io::ErrorKind::NotFound => "there is no such socket".to_owned(),
         _ => why.to_string(),
     })
 }
 
+/// What a TLS server says after the handshake, as of a client's certificate; `None` for other failures.
+pub fn explain_alert(why: &io::Error) -> Option<DialError> {
+    match tls_error(why)? {
+        TlsError::AlertReceived(alert) => Some(alert_in_words(*alert)),
+        _ => None,
+    }
+}
+
+fn tls_error(why: &io::Error) -> Option<&TlsError> {
+    why.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>())
+}
+
+fn alert_in_words(alert: AlertDescription) -> DialError {
+    match alert {
+        AlertDescription::CertificateRequired => {
+            untrusted("it wants a client certificate", "name one with --tls-cert and --tls-key")
+        }
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateExpired
+        | AlertDescription::DecryptError => untrusted(
+            "it does not accept our client certificate",
+            "it must be of an authority that the server trusts (--tls-cert)",
+        ),
+        other => untrusted(&format!("it refused the TLS handshake ({other:?})"), "its log may say why"),
+    }
+}
+
 /// A failed handshake in the user's words.
 fn explain(why: &io::Error, name: &str) -> DialError {
-    let inner = why.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
-    let Some(inner) = inner else {
-        return DialError::Untrusted(match why.kind() {
+    let Some(inner) = tls_error(why) else {
+        let message = match why.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
-                "it closed the connection during the TLS handshake: it may not speak TLS there, or want a client \
-                 certificate (--tls-cert)"
-                    .to_owned()
+                "it closed the connection during the TLS handshake".to_owned()
             }
             _ => format!("the TLS handshake failed: {why}"),
-        });
+        };
+        let hint = "it may not speak TLS there, want a client certificate (--tls-cert), or be starting";
+        return DialError { kind: DialKind::Unreachable, message, hint };
     };
-    DialError::Untrusted(match inner {
-        TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "it does not speak TLS there: leave out --tls, or use its TLS port".to_owned()
-        }
+    match inner {
+        TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => DialError {
+            kind: DialKind::Strange,
+            message: "it does not speak TLS there".to_owned(),
+            hint: "leave out --tls, or use its TLS port",
+        },
         TlsError::InvalidCertificate(why) => match why {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "its certificate has expired".to_owned()
-            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => untrusted(
+                "its certificate has expired",
+                "the server needs a new certificate; is this machine's clock right?",
+            ),
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "its certificate is not valid yet (is this machine's clock right?)".to_owned()
+                untrusted("its certificate is not valid yet", "is this machine's clock right?")
             }
             CertificateError::UnknownIssuer => {
-                "its certificate is of an authority that is not known here: name it with --tls-ca".to_owned()
+                untrusted("its certificate is of an authority that is not known here", "name it with --tls-ca")
             }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                format!("its certificate is not for {name:?}: use the name it is for, or --tls-name")
-            }
-            other => format!("its certificate cannot be accepted: {other}"),
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => untrusted(
+                &format!("its certificate is not for {name:?}"),
+                "use the name it is for as the address, or name it with --tls-name",
+            ),
+            other => untrusted(&format!("its certificate cannot be accepted: {other}"), "the server needs another one"),
         },
-        TlsError::AlertReceived(AlertDescription::CertificateRequired) => {
-            "it wants a client certificate: --tls-cert and --tls-key".to_owned()
-        }
-        TlsError::AlertReceived(alert) => format!("it refused the TLS handshake ({alert:?})"),
-        other => format!("the TLS handshake failed: {other}"),
-    })
+        TlsError::AlertReceived(alert) => alert_in_words(*alert),
+        other => untrusted(&format!("the TLS handshake failed: {other}"), "its log may say more"),
+    }
 }
 
 /// A duration as a person says it.
 fn in_words(duration: Duration) -> String {
-    format!("{}s", duration.as_secs_f64())
+    format!("{}s", (duration.as_secs_f64() * 10.0).round() / 10.0)
 }

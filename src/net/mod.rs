@@ -7,6 +7,6 @@ pub mod stream;
 pub mod tls;
 
 pub use address::Address;
-pub use dial::{DialError, Tls, dial};
+pub use dial::{DialError, DialKind, Tls, dial};
 pub use listen::Listener;
 pub use stream::Stream;

@@ -39,7 +39,11 @@ impl Authority {
     }
 
     pub fn issue(&self, name: &str) -> Identity {
-        let about = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+        self.issue_as(&CertificateParams::new(vec![name.to_owned()]).expect("parameters"))
+    }
+
+    /// For whom and how long `about` says.
+    pub fn issue_as(&self, about: &CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = about.signed_by(&key, &self.0).expect("a certificate");
         Identity { certificate: certificate.der().clone(), certificate_pem: certificate.pem(), key }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -155,6 +156,15 @@ impl House {
         wait_for("the end of all holders", || self.holder_pids().is_empty().then_some(()));
     }
 
+    fn tell_holders(&self, signals: &[&str]) {
+        for pid in self.holder_pids() {
+            for name in signals {
+                // It may end by itself at this moment.
+                let _ = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
+            }
+        }
+    }
+
     /// A file of this house, or nothing.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.home.path().join(name)).unwrap_or_default()
@@ -178,12 +188,13 @@ impl Default for House {
 
 impl Drop for House {
     fn drop(&mut self) {
-        for pid in self.holder_pids() {
-            // It may end by itself at this moment. A stopped one must wake to end.
-            for name in ["TERM", "CONT"] {
-                let _ = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
-            }
+        // A stopped one must wake to end; one that cannot reach its server may take its time.
+        self.tell_holders(&["TERM", "CONT"]);
+        let begin = now();
+        while !self.holder_pids().is_empty() && begin.elapsed() < Duration::from_secs(3) {
+            thread::park_timeout(Duration::from_millis(2));
         }
+        self.tell_holders(&["KILL"]);
     }
 }
 
@@ -289,7 +300,7 @@ pub fn finish(mut child: Child) -> Said {
             let _ = child.wait();
             panic!("it did not end: {:?}", (out.recv_timeout(CEILING), err.recv_timeout(CEILING)));
         }
-        thread::park_timeout(std::time::Duration::from_millis(1));
+        thread::park_timeout(Duration::from_millis(1));
     };
     let text = |pipe: mpsc::Receiver<String>| pipe.recv_timeout(CEILING).expect("its output ends with it");
     let code = status.code().or_else(|| status.signal().map(|number| 128 + number)).expect("an end");

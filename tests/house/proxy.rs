@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,8 @@ struct Shared {
     refuses: AtomicBool,
     /// Nothing comes through, but nothing is closed either; later it all does, as TCP would.
     swallows: AtomicBool,
+    /// How many milliseconds everything takes to come through.
+    delay: AtomicU64,
     over: AtomicBool,
     server: Mutex<String>,
     /// Connections that were passed on.
@@ -67,6 +69,11 @@ impl Proxy {
         self.shared.swallows.store(swallows, Ordering::SeqCst);
     }
 
+    /// From now on everything takes so much longer each way.
+    pub fn delay(&self, by: Duration) {
+        self.shared.delay.store(by.as_millis() as u64, Ordering::SeqCst);
+    }
+
     /// How many connections were passed on so far.
     pub fn passed(&self) -> usize {
         self.shared.passed.load(Ordering::SeqCst)
@@ -100,6 +107,10 @@ impl Shared {
             let mut bytes = [0; 16 * 1024];
             loop {
                 let read = from.read(&mut bytes).unwrap_or(0);
+                let delay = Duration::from_millis(shared.delay.load(Ordering::SeqCst));
+                if !delay.is_zero() {
+                    thread::park_timeout(delay);
+                }
                 while shared.swallows.load(Ordering::SeqCst) && !shared.over.load(Ordering::SeqCst) {
                     thread::park_timeout(Duration::from_millis(2));
                 }

@@ -1,0 +1,284 @@
+//! Overlap trials: seeded faults against many `exec`s on one key, and proof that no two children ran at once.
+//!
+//! `DFLOCK_SEED=N` runs a story again, as far as the machine's scheduler lets it; `DFLOCK_ROUNDS=N` asks for more.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::Signal;
+
+use super::trials_checker::{Break, Verdict, check, spread};
+use super::trials_faults;
+use super::trials_fleet::{MANNERS, Manners, Role, Tail, furnish, processes, send, start};
+use crate::house::clean::{House, Running};
+use crate::house::original::Original;
+use crate::house::proxy::Proxy;
+use crate::house::{CEILING, Client, Server, now, wait_for};
+use crate::random::Random;
+
+/// How many faults are injected unless `DFLOCK_ROUNDS` says otherwise.
+const ROUNDS: u64 = 300;
+
+/// How many run or wait at any time.
+const FLEET: usize = 3;
+
+/// What a lane's server is like, and so which faults it meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Site {
+    /// Ours: a broken connection is resumed.
+    Own,
+    /// Ours, killed and started again with nothing in its memory.
+    Restarted,
+    /// The original's manners: a broken connection is a lost lock.
+    Original,
+}
+
+/// Each lane has a house, a server and a wire to it of its own, and its share of the rounds, in parts of 300.
+const LANES: [(Site, u64); 7] = [
+    (Site::Own, 48),
+    (Site::Own, 48),
+    (Site::Own, 48),
+    (Site::Own, 48),
+    (Site::Original, 44),
+    (Site::Original, 44),
+    (Site::Restarted, 20),
+];
+
+/// One `dflock exec`.
+pub(crate) struct Run {
+    pub(crate) name: String,
+    pub(crate) running: Running,
+    pub(crate) lease: u64,
+    pub(crate) manners: Manners,
+    /// It reaches the server through the proxy.
+    pub(crate) proxied: bool,
+    /// Its guardian is gone: it must not be killed or frozen any more.
+    pub(crate) tender: bool,
+    /// How it may end; only how, if `must`.
+    pub(crate) may: Vec<i32>,
+}
+
+pub(crate) struct Lane {
+    pub(crate) site: Site,
+    pub(crate) house: House,
+    pub(crate) server: Option<Server>,
+    address: String,
+    pub(crate) proxy: Proxy,
+    pub(crate) random: Random,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) tail: Tail,
+    pub(crate) breaks: Vec<Break>,
+    pub(crate) story: Vec<String>,
+    /// New ones are started as old ones end.
+    pub(crate) refills: bool,
+    started: u64,
+    codes: BTreeMap<i32, u64>,
+    /// Keeps the original's server alive.
+    _original: Option<Original>,
+}
+
+impl Lane {
+    fn open(site: Site, seed: u64) -> Lane {
+        let (mut server, mut original) = (None, None);
+        let address = if site == Site::Original {
+            original.insert(Original::start(Duration::from_secs(10))).address.clone()
+        } else {
+            server.insert(Server::start(&[])).address.clone()
+        };
+        let house = House::at(&address);
+        furnish(&house);
+        let (tail, proxy) = (Tail::of(&house), Proxy::to(&address));
+        Lane {
+            site,
+            house,
+            server,
+            address,
+            proxy,
+            random: Random::new(seed),
+            runs: Vec::new(),
+            tail,
+            breaks: Vec::new(),
+            story: Vec::new(),
+            refills: true,
+            started: 0,
+            codes: BTreeMap::new(),
+            _original: original,
+        }
+    }
+
+    /// Looks at the log and at who has ended, and sends new ones in.
+    pub(crate) fn step(&mut self) {
+        self.tail.read();
+        let (ended, runs) = std::mem::take(&mut self.runs).into_iter().partition(|run: &Run| !run.is_running());
+        self.runs = runs;
+        let ended: Vec<Run> = ended;
+        for run in ended {
+            let Run { name, running, may, lease, manners, proxied, .. } = run;
+            let said = running.finish();
+            *self.codes.entry(said.code).or_default() += 1;
+            assert!(
+                may.contains(&said.code),
+                "{name} (lease {lease}, {manners:?}, proxied {proxied}) may end with {may:?}: {said:?}"
+            );
+            if said.code == 79 {
+                let left: Vec<_> = processes(&self.house, Some(&name));
+                assert!(left.is_empty(), "orphans of a lost lock: {left:?}");
+            }
+        }
+        while self.refills && self.runs.len() < FLEET {
+            self.started += 1;
+            let name = format!("r{}", self.started);
+            let lease = *self.random.pick(&[2, 2, 3, 20]);
+            let manners = *self.random.pick(&MANNERS);
+            let proxied = self.random.chance(60);
+            let lines = 5 + self.random.below(40);
+            let server = if proxied { self.proxy.address.clone() } else { self.address.clone() };
+            let running = start(&self.house, &server, &name, lines, manners, &["-l", &lease.to_string()]);
+            self.runs.push(Run { name, running, lease, manners, proxied, tender: false, may: vec![0] });
+        }
+    }
+
+    /// Goes on until `look` finds something.
+    #[track_caller]
+    pub(crate) fn until<T>(&mut self, what: &str, mut look: impl FnMut(&mut Lane) -> Option<T>) -> T {
+        let begin = now();
+        loop {
+            self.step();
+            if let Some(found) = look(self) {
+                return found;
+            }
+            if begin.elapsed() > CEILING {
+                let alive = processes(&self.house, None);
+                panic!("waited {CEILING:?} for {what}; last line {:?}; alive: {alive:?}", self.tail.lines.last());
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+
+    /// Goes on until children have written so many lines, or for so long if that comes first.
+    pub(crate) fn pass_time(&mut self, lines: u64, at_most: Duration) {
+        let (goal, begin) = (self.tail.lines.len() as u64 + lines, now());
+        self.until("time to pass", |lane| {
+            (lane.tail.lines.len() as u64 >= goal || begin.elapsed() >= at_most).then_some(())
+        });
+    }
+
+    /// Whose child writes now: one that `fits`.
+    pub(crate) fn writer(&mut self, fits: impl Fn(&Run) -> bool) -> Option<usize> {
+        let before = self.tail.lines.len();
+        let name = self.until("somebody to write", |lane| {
+            (lane.tail.lines.len() > before).then(|| lane.tail.last().unwrap_or_default().to_owned())
+        });
+        self.find(&name).filter(|at| fits(&self.runs[*at]))
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        self.runs.iter().position(|run| run.name == name)
+    }
+
+    pub(crate) fn wait_for_end(&mut self, name: &str) {
+        self.until(&format!("the end of {name}"), |lane| lane.find(name).is_none().then_some(()));
+    }
+
+    /// Waits until neither a child nor a guardian of a run is left.
+    pub(crate) fn wait_for_silence(&mut self, name: &str) {
+        self.until(&format!("nobody left of {name}"), |lane| {
+            let left = processes(&lane.house, Some(name));
+            left.iter().all(|process| process.role == Role::Dflock).then_some(())
+        });
+    }
+
+    /// The faults, then the end: everybody leaves, and nothing is left of anything.
+    fn run(&mut self, rounds: u64) -> (Verdict, u64) {
+        let mut done = 0;
+        while done < rounds {
+            done += u64::from(trials_faults::inject(self));
+        }
+        self.refills = false;
+        self.until("the last ones to end", |lane| lane.runs.is_empty().then_some(()));
+        wait_for("the end of every process", || processes(&self.house, None).is_empty().then_some(()));
+        let mut client = Client::connect(&self.address);
+        wait_for("an empty server", || {
+            let stats = client.stats();
+            (stats["locks"].as_array().is_some_and(Vec::is_empty) && stats["semaphores"] == serde_json::json!([]))
+                .then_some(())
+        });
+        self.tail.read();
+        (check(&self.tail.lines, self.site != Site::Original, &self.breaks), done)
+    }
+}
+
+impl Run {
+    fn is_running(&self) -> bool {
+        // Not reaped yet: its number stays its own until `finish`.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.running.pid)).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, tail)| !tail.starts_with(" Z"))
+    }
+
+    pub(crate) fn send(&self, signal: Signal) {
+        send(self.running.pid.cast_signed(), signal);
+    }
+}
+
+/// Microseconds on the clock that the children read.
+#[expect(clippy::disallowed_methods, reason = "tests stand outside the house's clock")]
+pub(crate) fn wall() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_micros() as u64
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}
+
+#[test]
+fn trials() {
+    let seed = number("DFLOCK_SEED").unwrap_or_else(wall);
+    let rounds = number("DFLOCK_ROUNDS").unwrap_or(ROUNDS);
+    println!("DFLOCK_SEED={seed} DFLOCK_ROUNDS={rounds}");
+    let begin = now();
+    let lanes = LANES.iter().enumerate().map(|(at, (site, share))| {
+        let rounds = (share * rounds).div_ceil(ROUNDS);
+        std::thread::spawn(move || run_lane(at, *site, seed.wrapping_add(at as u64), rounds))
+    });
+    let lanes: Vec<_> = lanes.collect();
+    let ends: Vec<_> = lanes.into_iter().map(std::thread::JoinHandle::join).collect();
+    let injected: u64 = ends.iter().flatten().sum();
+    println!("{injected} faults in {:?}", begin.elapsed());
+    let broken = ends.iter().filter(|end| end.is_err()).count();
+    assert_eq!(broken, 0, "lanes that failed; DFLOCK_SEED={seed} runs them again");
+}
+
+fn run_lane(at: usize, site: Site, seed: u64, rounds: u64) -> u64 {
+    let mut lane = Lane::open(site, seed);
+    // However it ends, the story is told.
+    let begin = now();
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lane.run(rounds)));
+    let Ok((verdict, done)) = ended else {
+        let from = lane.story.len().saturating_sub(12);
+        println!("lane {at} ({site:?}) failed; its last faults: {:#?}", &lane.story[from..]);
+        for run in &lane.runs {
+            run.send(Signal::SIGCONT);
+        }
+        panic!("lane {at} failed");
+    };
+    let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
+    for fault in &lane.story {
+        *faults.entry(fault.split(':').next().unwrap_or_default()).or_default() += 1;
+    }
+    println!(
+        "lane {at} {site:?}: {done} faults, {} runs, {} grants, {} lines in {:?}; ends {:?}; {faults:?}; after a break \
+         (median, max in µs) the old child wrote for {:?}, beside another one for {:?}",
+        lane.started,
+        verdict.grants,
+        lane.tail.lines.len(),
+        begin.elapsed(),
+        lane.codes,
+        spread(&verdict.tails),
+        spread(&verdict.overlaps),
+    );
+    if !verdict.violations.is_empty() {
+        println!("story of lane {at}: {:#?}", lane.story);
+    }
+    assert!(verdict.violations.is_empty(), "lane {at} {site:?}: {:#?}", verdict.violations);
+    done
+}

@@ -1,0 +1,281 @@
+//! The faults of the overlap trials, each injected into one lane and healed again.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::trials::{Lane, Run, Site, wall};
+use super::trials_checker::Break;
+use super::trials_fleet::{Role, Stay, processes, send};
+use crate::house::{Server, now};
+
+/// For a proved loss, and for a server that forgot everything: the grace, and time for a busy machine.
+const EXCUSED: u64 = 3_000_000;
+
+const SOON: Duration = Duration::from_millis(500);
+
+type Fault = fn(&mut Lane) -> Option<String>;
+
+/// The more often a name is here, the more often it happens.
+const ANYWHERE: [(&str, Fault); 14] = [
+    ("dflock killed", kill_dflock),
+    ("dflock killed", kill_dflock),
+    ("dflock killed while it waits", kill_waiter),
+    ("dflock frozen past its lease", freeze_past_lease),
+    ("dflock frozen for a moment", freeze_for_a_moment),
+    ("dflock frozen while it waits", freeze_waiter),
+    ("guardian killed", kill_guardian),
+    ("child killed", kill_child),
+    ("cut", cut),
+    ("cut", cut),
+    ("slow wire", slow_wire),
+    ("slow wire, cut", slow_wire_and_cut),
+    ("black hole for a moment", swallow_for_a_moment),
+    ("black hole past the lease", swallow_past_lease),
+];
+
+/// Injects one fault; says whether it could: its victim may have ended by itself.
+pub(crate) fn inject(lane: &mut Lane) -> bool {
+    // At any moment of a grant, its very beginning included.
+    let lines = lane.random.below(12);
+    lane.pass_time(lines, SOON);
+    let of_server: Option<(&str, Fault)> = match lane.site {
+        Site::Own if lane.random.chance(12) => Some(("server frozen", freeze_server)),
+        Site::Restarted if lane.random.chance(40) => Some(("server killed", restart_server)),
+        _ => None,
+    };
+    let (name, fault) = of_server.unwrap_or_else(|| *lane.random.pick(&ANYWHERE));
+    let Some(detail) = fault(lane) else { return false };
+    lane.story.push(format!("{name}: {detail} (line {})", lane.tail.lines.len()));
+    true
+}
+
+fn sturdy(run: &Run) -> bool {
+    !run.tender
+}
+
+fn short(run: &Run) -> bool {
+    !run.tender && run.lease < 10
+}
+
+/// A short lease may not survive what a long one does.
+fn forgive(lane: &mut Lane, fits: impl Fn(&Run) -> bool, codes: &[i32]) {
+    for run in lane.runs.iter_mut().filter(|run| fits(run)) {
+        run.may.extend(codes);
+    }
+}
+
+fn kill_dflock(lane: &mut Lane) -> Option<String> {
+    let at = lane.writer(sturdy)?;
+    lane.runs[at].send(Signal::SIGKILL);
+    lane.runs[at].may.push(137);
+    let name = lane.runs[at].name.clone();
+    lane.wait_for_end(&name);
+    lane.wait_for_silence(&name);
+    Some(name)
+}
+
+fn waiter(lane: &mut Lane) -> Option<usize> {
+    let writer = lane.tail.last().unwrap_or_default().to_owned();
+    let waiting: Vec<usize> =
+        (0..lane.runs.len()).filter(|at| sturdy(&lane.runs[*at]) && lane.runs[*at].name != writer).collect();
+    (!waiting.is_empty()).then(|| *lane.random.pick(&waiting))
+}
+
+fn kill_waiter(lane: &mut Lane) -> Option<String> {
+    let at = waiter(lane)?;
+    lane.runs[at].send(Signal::SIGKILL);
+    lane.runs[at].may.push(137);
+    let name = lane.runs[at].name.clone();
+    lane.wait_for_end(&name);
+    lane.wait_for_silence(&name);
+    Some(name)
+}
+
+/// Its guardian ends the child in time; when it wakes it says 79.
+fn freeze_past_lease(lane: &mut Lane) -> Option<String> {
+    let stay = Stay::in_house(&lane.house);
+    let at = lane.writer(short)?;
+    let name = lane.runs[at].name.clone();
+    lane.runs[at].send(Signal::SIGSTOP);
+    // Its child writes still, so it did not end by itself just before.
+    let lines = lane.tail.lines.len() + 3;
+    let is_writing = lane.until("a line or silence", |lane| {
+        let wrote = lane.tail.lines.iter().skip(lines).any(|line| line.name == name);
+        let left = processes(&lane.house, Some(&name)).iter().any(|process| process.role == Role::Job);
+        if wrote { Some(true) } else { (!left).then_some(false) }
+    });
+    let at = lane.find(&name)?;
+    lane.runs[at].may = if is_writing { vec![79] } else { vec![0, 79] };
+    lane.until("the child of a frozen dflock to end", |lane| {
+        (!processes(&lane.house, Some(&name)).iter().any(|process| process.role == Role::Job)).then_some(())
+    });
+    if lane.random.chance(70) {
+        lane.until("somebody else to write", |lane| (lane.tail.last() != Some(&name)).then_some(()));
+    }
+    let at = lane.find(&name)?;
+    lane.runs[at].send(Signal::SIGCONT);
+    drop(stay);
+    lane.wait_for_end(&name);
+    Some(name)
+}
+
+fn freeze_for_a_moment(lane: &mut Lane) -> Option<String> {
+    let at = lane.writer(sturdy)?;
+    let name = lane.runs[at].name.clone();
+    lane.runs[at].send(Signal::SIGSTOP);
+    if lane.runs[at].lease < 10 {
+        lane.runs[at].may.push(79);
+    }
+    let lines = lane.random.below(30);
+    lane.pass_time(lines, Duration::from_millis(300));
+    let at = lane.find(&name)?;
+    lane.runs[at].send(Signal::SIGCONT);
+    Some(name)
+}
+
+/// It may be granted the lock while it is frozen, and wake when that is over again.
+fn freeze_waiter(lane: &mut Lane) -> Option<String> {
+    let at = waiter(lane).filter(|at| short(&lane.runs[*at]))?;
+    let name = lane.runs[at].name.clone();
+    lane.runs[at].send(Signal::SIGSTOP);
+    lane.runs[at].may.extend([69, 79]);
+    let pause = Duration::from_millis(lane.random.below(2500));
+    lane.pass_time(u64::MAX / 2, pause);
+    let at = lane.find(&name)?;
+    lane.runs[at].send(Signal::SIGCONT);
+    Some(format!("{name} for {pause:?}"))
+}
+
+fn kill_guardian(lane: &mut Lane) -> Option<String> {
+    let at = lane.writer(sturdy)?;
+    let name = lane.runs[at].name.clone();
+    let guardian = processes(&lane.house, Some(&name)).into_iter().find(|one| one.role == Role::Guardian)?;
+    lane.runs[at].tender = true;
+    send(guardian.pid, Signal::SIGKILL);
+    Some(name)
+}
+
+/// Of several it is the whole group: whom a job leaves behind is left alone, so it would run on without the lock.
+fn kill_child(lane: &mut Lane) -> Option<String> {
+    let at = lane.writer(|_| true)?;
+    let (name, deep) = (lane.runs[at].name.clone(), lane.runs[at].manners.is_deep());
+    let jobs = processes(&lane.house, Some(&name)).into_iter();
+    let leader = jobs.filter(|one| one.role == Role::Job).find(|one| one.pid == one.group)?;
+    lane.runs[at].may.push(137);
+    send(if deep { -leader.pid } else { leader.pid }, Signal::SIGKILL);
+    lane.wait_for_end(&name);
+    Some(name)
+}
+
+/// Whoever waits may be sent away; whoever holds resumes, or has lost its lock.
+fn cut(lane: &mut Lane) -> Option<String> {
+    let again = if lane.random.chance(30) { 1 + lane.random.below(3) } else { 0 };
+    for time in 0..=again {
+        let proxied = |run: &Run| run.proxied;
+        forgive(lane, proxied, if lane.site == Site::Original { &[69, 79] } else { &[69] });
+        forgive(lane, |run| run.proxied && run.lease < 10, &[79]);
+        let at = wall();
+        lane.proxy.cut();
+        if lane.site == Site::Original {
+            lane.breaks.push(Break { at, until: at + EXCUSED });
+        }
+        if time < again {
+            let lines = lane.random.below(20);
+            lane.pass_time(lines, SOON);
+        }
+    }
+    Some(format!("{} times", again + 1))
+}
+
+fn slow_wire(lane: &mut Lane) -> Option<String> {
+    let delay = Duration::from_millis(5 + lane.random.below(100));
+    lane.proxy.delay(delay);
+    let lines = 5 + lane.random.below(60);
+    forgive(lane, |run| run.proxied && run.lease < 10, &[79]);
+    lane.pass_time(lines, SOON);
+    lane.proxy.delay(Duration::ZERO);
+    Some(format!("{delay:?}"))
+}
+
+fn slow_wire_and_cut(lane: &mut Lane) -> Option<String> {
+    let delay = Duration::from_millis(5 + lane.random.below(60));
+    lane.proxy.delay(delay);
+    let lines = lane.random.below(40);
+    lane.pass_time(lines, SOON);
+    let cuts = cut(lane);
+    let lines = lane.random.below(10);
+    lane.pass_time(lines, SOON);
+    lane.proxy.delay(Duration::ZERO);
+    cuts.map(|cuts| format!("{delay:?}, {cuts}"))
+}
+
+fn swallow_for_a_moment(lane: &mut Lane) -> Option<String> {
+    lane.proxy.swallow(true);
+    forgive(lane, |run| run.proxied && run.lease < 10, &[79, 69]);
+    let lines = 1 + lane.random.below(40);
+    lane.pass_time(lines, SOON);
+    forgive(lane, |run| run.proxied && run.lease < 10, &[79, 69]);
+    lane.proxy.swallow(false);
+    Some(format!("{lines} lines"))
+}
+
+fn swallow_past_lease(lane: &mut Lane) -> Option<String> {
+    let stay = Stay::in_house(&lane.house);
+    let at = lane.writer(|run| short(run) && run.proxied)?;
+    let name = lane.runs[at].name.clone();
+    lane.proxy.swallow(true);
+    lane.runs[at].may.push(79);
+    lane.wait_for_end(&name);
+    if lane.random.chance(50) {
+        let lines = lane.random.below(20);
+        lane.pass_time(lines, SOON);
+    }
+    forgive(lane, |run| run.proxied, &[69, 79]);
+    lane.proxy.swallow(false);
+    drop(stay);
+    Some(name)
+}
+
+/// For a moment, or until whoever holds the lock has given it up.
+fn freeze_server(lane: &mut Lane) -> Option<String> {
+    let stay = Stay::in_house(&lane.house);
+    let at = lane.writer(|_| true)?;
+    let (name, lease) = (lane.runs[at].name.clone(), lane.runs[at].lease);
+    let server = lane.server.as_ref()?.pid().cast_signed();
+    send(server, Signal::SIGSTOP);
+    forgive(lane, |run| run.lease < 10, &[79]);
+    if lease < 10 && lane.random.chance(50) {
+        lane.wait_for_end(&name);
+    } else {
+        let pause = Duration::from_millis(lane.random.below(400));
+        lane.pass_time(u64::MAX / 2, pause);
+    }
+    forgive(lane, |_| true, &[69]);
+    forgive(lane, |run| run.lease < 10, &[79]);
+    send(server, Signal::SIGCONT);
+    drop(stay);
+    Some(name)
+}
+
+/// It is there again a second later, and knows nobody.
+fn restart_server(lane: &mut Lane) -> Option<String> {
+    let stay = Stay::in_house(&lane.house);
+    lane.writer(|_| true)?;
+    let server = lane.server.as_mut()?;
+    let port = server.address.rsplit_once(':').map(|(_, port)| port.to_owned())?;
+    server.signal("KILL");
+    server.wait();
+    forgive(lane, |_| true, &[69, 79]);
+    let begin = now();
+    lane.until("a second", |_| (begin.elapsed() > Duration::from_secs(1)).then_some(()));
+    forgive(lane, |_| true, &[69, 79]);
+    let at = wall();
+    lane.server = Some(Server::start(&["--port", &port]));
+    lane.breaks.push(Break { at, until: at + EXCUSED });
+    // Whoever was there before has gone, and others have come.
+    let lines = 5 + lane.random.below(20);
+    lane.pass_time(lines, Duration::from_secs(2));
+    drop(stay);
+    Some(port)
+}
