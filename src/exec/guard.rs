@@ -75,6 +75,9 @@ impl Guard {
             Fork::Child => {
                 drop(ours);
                 let left = watch(&theirs);
+                if left.is_empty() {
+                    sys::leave_fork();
+                }
                 // On a thread of its own: this one may be in the middle of the parent's runtime.
                 std::thread::scope(|scope| drop(scope.spawn(|| let_go(left)).join()));
                 sys::leave_fork()

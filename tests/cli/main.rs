@@ -19,6 +19,7 @@ mod client_house;
 mod client_settings;
 mod client_shards;
 mod client_tls;
+mod crowds;
 mod holders;
 mod json;
 mod lines;

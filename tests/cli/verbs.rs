@@ -65,7 +65,7 @@ fn wrong_use_is_told_before_anything_is_taken() {
     wrong(&["acquire", "job", "-w", "soon"], "soon");
     wrong(&["acquire", "job", "-l", "0"], "0");
     wrong(&["acquire", "job", "-n", "-w", "5"], "--timeout");
-    wrong(&["acquire", "job", "--json", "--export"], "--export");
+    house.dflock(&["acquire", "job", "--json", "--export"]).code(125);
     wrong(&["sem", "acquire", "job"], "--limit");
     wrong(&["sem", "acquire", "job", "--limit", "0"], "0");
     wrong(&["release", "job", "a token"], "oken");

@@ -50,7 +50,7 @@ pub(crate) fn check(lines: &[Line], fences: bool, breaks: &[Break]) -> Verdict {
     let mut seen: HashMap<&str, u64> = HashMap::new();
     let mut newest: Option<&Line> = None;
     for (number, line) in lines.iter().enumerate() {
-        let excused = breaks.iter().find(|broken| broken.at <= line.at && line.at <= broken.until);
+        let excused = breaks.iter().rev().find(|broken| broken.at <= line.at && line.at <= broken.until);
         match seen.get(line.name.as_str()) {
             None => {
                 if fences && newest.is_some_and(|newest| line.fence <= newest.fence) {
