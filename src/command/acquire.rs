@@ -14,7 +14,8 @@ use super::target::Target;
 use crate::backend::Feature;
 use crate::error::Failure;
 use crate::holder::owner::Owner;
-use crate::holder::{Held, Job, Report, start};
+use crate::holder::start::{self, Started};
+use crate::holder::{Held, Job, Report};
 use crate::lock::{Key, Kind};
 use crate::output;
 use crate::settings::duration;
@@ -61,7 +62,7 @@ pub struct Patience {
     pub timeout: Option<String>,
 
     /// Lease: how long the server keeps the lock without hearing from us [default: the server's]
-    #[arg(short, long, value_name = "DUR", value_parser = duration::parse_above_zero)]
+    #[arg(short, long, value_name = "DUR", value_parser = duration::parse_lease)]
     pub lease: Option<Duration>,
 }
 
@@ -95,13 +96,15 @@ impl Acquire {
         let (export, manner) = (self.export, self.manner);
         let taken = self.take(limit, false);
         match (taken, export) {
-            (Ok((key, report, owner)), _) => {
+            (Ok((key, started, owner)), _) => {
+                let report = &started.report;
                 let held = report.grant.clone().ok_or_else(|| Failure::internal("take the lock", &"no grant came"))?;
                 if export {
-                    output::plain(&exports(&key, &report, &held))?;
+                    output::plain(&exports(&key, report, &held))?;
                 } else {
-                    manner.answer(&Taken::new(&key, limit, &report, owner), || format!("{}\n", held.token.as_str()))?;
+                    manner.answer(&Taken::new(&key, limit, report, owner), || format!("{}\n", held.token.as_str()))?;
                 }
+                started.thank();
                 Ok(0)
             }
             (Err(failure), true) => {
@@ -114,7 +117,7 @@ impl Acquire {
     }
 
     /// Starts a holder and waits for what it reports.
-    pub fn take(self, limit: Option<u64>, two_phase: bool) -> Result<(Key, Report, Option<Owner>), Failure> {
+    pub fn take(self, limit: Option<u64>, two_phase: bool) -> Result<(Key, Started, Option<Owner>), Failure> {
         let key = Key::from_argument(&self.key).map_err(Failure::usage)?;
         let settings = self.target.settings(self.wait.flags())?;
         let kind = limit.map_or(Kind::Lock, |limit| Kind::Semaphore { limit });
@@ -139,12 +142,12 @@ impl Acquire {
             max_hold: self.keep.max_hold,
             signal_on_lost: self.keep.signal_on_lost,
         };
-        let report = start::start(&job, &server).map_err(|failure| {
+        let started = start::start(&job, &server).map_err(|failure| {
             let manner = self.manner;
             let known = super::block_on(async { Ok(who_has_it(&backend, &key, failure.clone(), manner).await) });
             local::name_stranger(&settings, known.unwrap_or(failure))
         })?;
-        Ok((key, report, owner))
+        Ok((key, started, owner))
     }
 }
 

@@ -22,11 +22,13 @@ pub struct Enqueue {
 impl Enqueue {
     pub fn run(self, limit: Option<u64>) -> Result<u8, Failure> {
         let manner = self.acquire.manner;
-        let (key, report, owner) = self.acquire.take(limit, true)?;
-        manner.answer(&Taken::new(&key, limit, &report, owner), || match &report.grant {
+        let (key, started, owner) = self.acquire.take(limit, true)?;
+        let report = &started.report;
+        manner.answer(&Taken::new(&key, limit, report, owner), || match &report.grant {
             Some(held) => format!("acquired {}\n", held.token.as_str()),
             None => "queued\n".to_owned(),
         })?;
+        started.thank();
         Ok(0)
     }
 

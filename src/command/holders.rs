@@ -88,7 +88,7 @@ fn row(status: Status) -> Row {
         state,
         why,
         pid: status.pid,
-        owner_pid: status.owner,
+        owner_pid: status.owner.map(|owner| owner.pid),
         owner_name: status.owner_name,
         fence: status.held.as_ref().and_then(|held| held.fence),
         held_s: seconds(status.held_for),

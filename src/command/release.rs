@@ -12,7 +12,7 @@ use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
 use crate::error::{Failure, Kind};
-use crate::holder::control::{self, Reply, Request, State};
+use crate::holder::control::{self, Reply, Request, State, Status};
 use crate::holder::owner::Owner;
 use crate::holder::registry::Registry;
 use crate::lock::{Key, Space, Token};
@@ -63,71 +63,129 @@ impl Which {
     }
 
     /// From the argument, or from the environment if that speaks of the same key.
-    pub fn token(&self, key: &Key) -> Result<Option<Token>, Failure> {
+    pub fn token(&self, key: &Key) -> Result<Proof, Failure> {
         if let Some(text) = &self.token {
-            return Token::new(text).map(Some).map_err(Failure::usage);
+            return Token::new(text).map(Proof::Given).map_err(Failure::usage);
         }
         let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         if variable("DFLOCK_KEY").is_some_and(|other| other != key.to_string()) {
-            return Ok(None);
+            return Ok(Proof::None);
         }
         let wrong = |why| Failure::usage(format!("DFLOCK_TOKEN: {why}"));
-        variable("DFLOCK_TOKEN").map(|text| Token::new(&text)).transpose().map_err(wrong)
+        let token = variable("DFLOCK_TOKEN").map(|text| Token::new(&text)).transpose().map_err(wrong)?;
+        Ok(token.map_or(Proof::None, Proof::Inherited))
     }
 }
 
-/// Asks the holder of this user that has this key, and this token if one is given. `None`: there is none.
-/// Of several without a token the one is meant that is in the state that suits, or is the calling script's.
+/// What the user has to show for a lock.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    Given(Token),
+    /// Of the environment: it may be that of an earlier lock.
+    Inherited(Token),
+    None,
+}
+
+impl Proof {
+    pub fn token(&self) -> Option<&Token> {
+        match self {
+            Proof::Given(token) | Proof::Inherited(token) => Some(token),
+            Proof::None => None,
+        }
+    }
+}
+
+/// Asks the holder of this user that has this key: by its token, or else the one that is the calling script's
+/// own or nobody's. Another script's lock is never touched without its token. `None`: there is none.
 pub async fn ask_holder(
     key: &Key,
     space: Space,
-    token: Option<&Token>,
-    suits: impl Fn(&State) -> bool,
+    proof: &Proof,
+    suits: impl Fn(&Status) -> bool,
     request: impl Fn(Option<Token>) -> Request,
     within: Option<Duration>,
 ) -> Result<Option<Reply>, Failure> {
-    let mut sockets = Registry::open()?.living(Some((key, space)))?;
-    if token.is_none() && sockets.len() > 1 {
-        sockets = vec![the_one_meant(key, sockets, suits).await?];
-    }
-    for socket in sockets {
-        match control::ask(&socket, &request(token.cloned()), within).await? {
-            None | Some(Reply::NotMine) => {}
-            Some(Reply::Failed(failure)) => return Err(failure),
-            Some(reply) => return Ok(Some(reply)),
+    let sockets = Registry::open()?.living(Some((key, space)))?;
+    if let Some(token) = proof.token() {
+        for socket in &sockets {
+            match control::ask(socket, &request(Some(token.clone())), within).await? {
+                None | Some(Reply::NotMine) => {}
+                Some(Reply::Failed(failure)) => return Err(failure),
+                Some(reply) => return Ok(Some(reply)),
+            }
+        }
+        if matches!(proof, Proof::Given(_)) {
+            return Ok(None);
         }
     }
-    Ok(None)
+    let Some(socket) = the_one_meant(key, sockets, suits).await? else { return Ok(None) };
+    match control::ask(&socket, &request(None), within).await? {
+        Some(Reply::Failed(failure)) => Err(failure),
+        Some(Reply::NotMine) => Ok(None),
+        reply => Ok(reply),
+    }
 }
 
-async fn the_one_meant(key: &Key, sockets: Vec<PathBuf>, suits: impl Fn(&State) -> bool) -> Result<PathBuf, Failure> {
-    let count = sockets.len();
-    let caller = Owner::of_caller().ok().map(|owner| owner.pid);
+async fn the_one_meant(
+    key: &Key,
+    sockets: Vec<PathBuf>,
+    suits: impl Fn(&Status) -> bool,
+) -> Result<Option<PathBuf>, Failure> {
+    let family = Owner::ancestors();
     let mut suitable = Vec::new();
+    let mut strangers = None;
+    let mut silent = None;
     for socket in sockets {
-        let reply = control::ask(&socket, &Request::Status, Some(control::PROMPT)).await;
-        if let Ok(Some(Reply::Status(status))) = reply
-            && suits(&status.state)
-        {
-            suitable.push((socket, status.owner.is_some() && status.owner == caller));
+        let status = match control::ask(&socket, &Request::Status, Some(control::PROMPT)).await {
+            Ok(Some(Reply::Status(status))) => status,
+            Ok(_) => continue,
+            // It must not hide the others.
+            Err(failure) => {
+                silent = Some(failure);
+                continue;
+            }
+        };
+        // The nearer its owner, the likelier it is meant; one without an owner comes last.
+        let distance = match status.owner {
+            Some(owner) => family.iter().position(|ancestor| *ancestor == owner),
+            None => Some(family.len()),
+        };
+        match distance {
+            Some(distance) if suits(&status) => {
+                let is_lost = matches!(status.state, State::Lost { .. });
+                suitable.push((is_lost, distance, socket));
+            }
+            Some(_) => {}
+            None => strangers = status.owner,
         }
     }
-    if suitable.len() > 1 {
-        suitable.retain(|(_, is_callers)| *is_callers);
-    }
-    match suitable.pop() {
-        Some((socket, _)) if suitable.is_empty() => Ok(socket),
-        _ => Err(Failure::usage(format!("{count} holders of yours have {key}: which one is meant?"))
-            .hint("give the token too; dflock holders lists them")),
+    suitable.sort();
+    match suitable.as_slice() {
+        [] => match (strangers, silent) {
+            (None, None) => Ok(None),
+            (_, Some(failure)) => Err(failure),
+            (Some(owner), None) => {
+                let mut failure = Failure::new(
+                    Kind::Lost,
+                    format!("{key} is not this script's: the holder that has it is tied to process {}", owner.pid),
+                );
+                failure.key = Some(key.to_string());
+                Err(failure.hint("give its token if it is meant; dflock holders lists all"))
+            }
+        },
+        [(lost, distance, _), (other_lost, other_distance, _), ..]
+            if lost == other_lost && distance == other_distance =>
+        {
+            let message = format!("{} holders of this script have {key}: which one is meant?", suitable.len());
+            Err(Failure::usage(message).hint("give the token too; dflock holders lists them"))
+        }
+        [(_, _, socket), ..] => Ok(Some(socket.clone())),
     }
 }
 
 /// What is given back or renewed is held, or was.
-pub fn is_held(state: &State) -> bool {
-    match state {
-        State::Held | State::InDanger { .. } | State::Lost { .. } => true,
-        State::Waiting => false,
-    }
+pub fn is_held(status: &Status) -> bool {
+    !matches!(status.state, State::Waiting)
 }
 
 /// Nobody here has it, and no token says how to ask for it elsewhere.
@@ -140,12 +198,12 @@ pub fn not_held(key: &Key) -> Failure {
 impl Release {
     pub fn run(self, limit: Option<u64>) -> Result<u8, Failure> {
         let key = self.which.key()?;
-        let token = self.which.token(&key)?;
+        let proof = self.which.token(&key)?;
         let space = if limit.is_some() { Space::Semaphores } else { Space::Locks };
         let server = super::block_on(async {
             let request = |token| Request::Release { token };
-            let asked = ask_holder(&key, space, token.as_ref(), is_held, request, Some(control::PROMPT));
-            match (asked.await?, token.as_ref()) {
+            let asked = ask_holder(&key, space, &proof, is_held, request, Some(control::PROMPT));
+            match (asked.await?, proof.token()) {
                 (Some(Reply::Released { server }), _) => Ok(server),
                 (Some(other), _) => Err(Failure::internal("release", &format!("the holder said {other:?}"))),
                 (None, None) => Err(not_held(&key)),

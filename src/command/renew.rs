@@ -29,7 +29,7 @@ pub struct Renew {
     which: Which,
 
     /// New lease [default: as before]
-    #[arg(short, long, value_name = "DUR", value_parser = duration::parse_above_zero)]
+    #[arg(short, long, value_name = "DUR", value_parser = duration::parse_lease)]
     lease: Option<Duration>,
 
     #[command(flatten)]
@@ -51,12 +51,12 @@ struct Renewed {
 impl Renew {
     pub fn run(self, limit: Option<u64>) -> Result<u8, Failure> {
         let key = self.which.key()?;
-        let token = self.which.token(&key)?;
+        let proof = self.which.token(&key)?;
         let space = if limit.is_some() { Space::Semaphores } else { Space::Locks };
         let (server, remaining_s) = super::block_on(async {
             let request = |token| Request::Renew { token, lease: self.lease };
-            let asked = ask_holder(&key, space, token.as_ref(), is_held, request, Some(control::PROMPT));
-            match (asked.await?, token.as_ref()) {
+            let asked = ask_holder(&key, space, &proof, is_held, request, Some(control::PROMPT));
+            match (asked.await?, proof.token()) {
                 (Some(Reply::Renewed { server, lease }), _) => Ok((server, lease.as_secs_f64())),
                 (Some(other), _) => Err(Failure::internal("renew", &format!("the holder said {other:?}"))),
                 (None, None) => Err(not_held(&key)),

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::acquire::{Patience, Taken};
 use super::manner::Manner;
-use super::release::{Which, ask_holder, is_held, not_held};
+use super::release::{Proof, Which, ask_holder, not_held};
 use super::target::Target;
 use crate::error::Failure;
 use crate::holder::control::{Reply, Request};
@@ -34,12 +34,16 @@ pub struct WaitFor {
 impl WaitFor {
     pub fn run(self, limit: Option<u64>) -> Result<u8, Failure> {
         let key = self.which.key()?;
-        let token = self.which.token(&key)?;
+        // A place that is waited for has no token yet; what the environment has is an earlier lock's.
+        let proof = match self.which.token(&key)? {
+            Proof::Inherited(_) => Proof::None,
+            proof => proof,
+        };
         let space = if limit.is_some() { Space::Semaphores } else { Space::Locks };
         let timeout = self.target.settings(self.wait.flags())?.timeout;
         let report = super::block_on(async {
             let request = |token| Request::Wait { token, timeout };
-            match ask_holder(&key, space, token.as_ref(), |state| !is_held(state), request, None).await? {
+            match ask_holder(&key, space, &proof, |status| status.two_phase, request, None).await? {
                 Some(Reply::Granted(report)) => Ok(report),
                 Some(other) => Err(Failure::internal("wait", &format!("the holder said {other:?}"))),
                 None => Err(not_held(&key)),

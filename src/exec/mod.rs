@@ -371,7 +371,7 @@ fn soonest(keepers: &[Keeper]) -> (Moment, Moment) {
     let (mut term, mut dead) = (Moment::NEVER, Moment::NEVER);
     for keeper in keepers {
         match &*keeper.news.borrow() {
-            News::Held { term_at, dead_at } | News::InDanger { term_at, dead_at, .. } => {
+            News::Held { term_at, dead_at, .. } | News::InDanger { term_at, dead_at, .. } => {
                 term = term.min(*term_at);
                 dead = dead.min(*dead_at);
             }

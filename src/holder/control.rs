@@ -8,6 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::owner::Owner;
 use super::{Held, Report};
 use crate::error::{Failure, Kind};
 use crate::lock::{Key, Kind as LockKind, Token};
@@ -59,7 +60,9 @@ pub struct Status {
     pub kind: LockKind,
     pub server: String,
     pub state: State,
-    pub owner: Option<i32>,
+    pub owner: Option<Owner>,
+    /// Joined by `enqueue`.
+    pub two_phase: bool,
     pub owner_name: Option<String>,
     pub held_for: Option<Duration>,
     /// Until the lease can no longer be proved.

@@ -43,7 +43,9 @@ impl Owner {
         // No chain of processes is this long; a number that bounds the walk.
         for _ in 0..1000 {
             let Ok(stat) = read_stat(pid) else { break };
-            let is_passage = stat.flags & FORKED_WITHOUT_EXEC != 0 || WRAPPERS.contains(&stat.name.as_str());
+            // A subshell whose script has ended belongs to a foster parent, which is another program.
+            let is_subshell = stat.flags & FORKED_WITHOUT_EXEC != 0 && is_same_program(pid, stat.parent);
+            let is_passage = is_subshell || WRAPPERS.contains(&stat.name.as_str());
             if !is_passage || stat.parent <= 1 {
                 return Ok(Owner { pid, started: stat.started });
             }
@@ -52,13 +54,29 @@ impl Owner {
         Owner::of(pid)
     }
 
+    /// The processes that this one was started by, directly or not.
+    pub fn ancestors() -> Vec<Owner> {
+        let mut ancestors = Vec::new();
+        let mut pid = nix::unistd::getppid().as_raw();
+        while pid > 0 && ancestors.len() < 1000 {
+            let Ok(stat) = read_stat(pid) else { break };
+            ancestors.push(Owner { pid, started: stat.started });
+            pid = stat.parent;
+        }
+        ancestors
+    }
+
     /// What the process is called, if it still runs.
     pub fn name(&self) -> Option<String> {
         self.is_alive().then(|| read_stat(self.pid).ok().map(|stat| stat.name)).flatten()
     }
 
     fn is_alive(&self) -> bool {
-        read_stat(self.pid).is_ok_and(|stat| stat.started == self.started)
+        match read_stat(self.pid) {
+            Ok(stat) => stat.started == self.started,
+            // That we cannot look says nothing of the process.
+            Err(why) => !matches!(why.kind(), io::ErrorKind::NotFound | io::ErrorKind::Other),
+        }
     }
 }
 
@@ -118,6 +136,15 @@ impl Watch {
     #[cfg(not(target_os = "linux"))]
     pub fn signal(&self, _signal: i32) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+fn is_same_program(pid: i32, other: i32) -> bool {
+    let program = |pid| std::fs::read_link(format!("/proc/{pid}/exe"));
+    match (program(pid), program(other)) {
+        (Ok(one), Ok(two)) => one == two,
+        // Another user's: nothing is known, and a subshell is the likelier.
+        _ => true,
     }
 }
 

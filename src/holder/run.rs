@@ -14,14 +14,18 @@ use super::control::{self, Reply, Request, State, Status};
 use super::owner::Watch;
 use super::registry::{Entry, Registry};
 use super::{Held, Job, Report};
-use crate::backend::{Ask, Backend, Hold, Joined, Wait};
+use crate::backend::{Ask, Backend, Hold, Joined, Renewal, Wait};
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
 use crate::lease::alarm::Alarm;
 use crate::lease::keeper::{Keeper, News};
+use crate::lock::Token;
 
 /// Time that a holder needs to hear of a loss before its lease ends: it has no child to stop.
 const GRACE: Duration = Duration::ZERO;
+
+/// How long the server may take to agree on keeping the lock when the connection breaks.
+const SECURE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a holder that lost its lock stays to say so, if nothing else ends it.
 const REMEMBER_LOSS: Duration = Duration::from_secs(24 * 3600);
@@ -31,14 +35,33 @@ type Asked = (Request, oneshot::Sender<Reply>);
 
 /// A lock, or the way to one.
 enum Lock {
-    Waiting { turn: JoinHandle<Result<Hold, Failure>>, server: String },
-    Held { keeper: Keeper, held: Held, server: String, since: Moment },
-    Lost { why: String, server: String },
+    /// Asked for, and not yet answered.
+    Joining {
+        task: JoinHandle<Result<Joined, Failure>>,
+        server: String,
+    },
+    /// In the queue, by `enqueue`.
+    Waiting {
+        turn: JoinHandle<Result<Hold, Failure>>,
+        server: String,
+    },
+    Held {
+        keeper: Keeper,
+        held: Held,
+        server: String,
+        since: Moment,
+    },
+    Lost {
+        why: String,
+        server: String,
+        token: Option<Token>,
+    },
 }
 
 struct Holder {
     job: Job,
     lock: Lock,
+    caller: Caller,
     /// Commands that wait for the turn, and until when.
     waiting: Vec<(Moment, oneshot::Sender<Reply>)>,
     ends_at: Moment,
@@ -46,18 +69,10 @@ struct Holder {
 
 /// Lives as a holder until it lets go. The report goes to stdout, which is a pipe.
 pub async fn run(job: Job, backend: Backend) {
-    let began = begin(job, &backend).await;
-    let (report, life) = match began {
-        Ok((report, life)) => (Ok(report), Some(life)),
-        Err(failure) => (Err(failure), None),
+    let (mut holder, entry, listener, watch) = match begin(job, backend) {
+        Ok(life) => life,
+        Err(failure) => return drop(tell(&Err(failure))),
     };
-    let told = tell(&report);
-    let Some((mut holder, entry, listener, watch)) = life else { return };
-    if told.is_err() {
-        // Nobody knows of the lock, so nobody could give it back.
-        return holder.let_go().await;
-    }
-    detach();
     let (ask, asked) = mpsc::channel::<Asked>(16);
     let accepting = tokio::spawn(accept(listener, ask));
     let last_word = holder.live(asked, watch).await;
@@ -83,7 +98,7 @@ type LastWord = Option<(oneshot::Sender<Reply>, Reply)>;
 type Life = (Holder, Entry, UnixListener, Option<Watch>);
 
 /// Everything that can fail for want of a place or an owner comes before the lock.
-async fn begin(job: Job, backend: &Backend) -> Result<(Report, Life), Failure> {
+fn begin(job: Job, backend: Backend) -> Result<Life, Failure> {
     let entry = Registry::open()?.enter(&job.key, job.kind.space())?;
     let listener = UnixListener::bind(&entry.socket)
         .map_err(|why| Failure::internal(&format!("listen on {}", entry.socket.display()), &why))?;
@@ -93,45 +108,73 @@ async fn begin(job: Job, backend: &Backend) -> Result<(Report, Life), Failure> {
             Failure::usage(format!("process {} that the lock was to be tied to has ended", owner.pid))
         })?),
     };
-    let joined = tokio::select! {
-        joined = join(&job, backend) => joined?,
-        () = caller_gone() => return Err(Failure::new(Kind::Internal, "whoever asked is gone")),
-        () = ended(watch.as_ref()) => return Err(Failure::new(Kind::Internal, "the owner has ended")),
-    };
-    let now = clock::now();
-    let lock = match joined {
-        Joined::Held(hold) => Lock::hold(hold),
-        Joined::Queued(place) => {
-            let server = place.server();
-            Lock::Waiting { turn: tokio::spawn(place.wait()), server }
-        }
-    };
-    let ends_at = job.max_hold.map_or(Moment::NEVER, |most| now + most);
-    let holder = Holder { job, lock, waiting: Vec::new(), ends_at };
-    Ok((holder.report(), (holder, entry, listener, watch)))
+    let caller = Caller::new().map_err(|why| Failure::internal("listen to whoever asked", &why))?;
+    let (_, server) = backend.server_of(&job.key);
+    let task = tokio::spawn(join(job.clone(), backend));
+    let ends_at = Moment::NEVER;
+    let lock = Lock::Joining { task, server };
+    Ok((Holder { job, lock, caller, waiting: Vec::new(), ends_at }, entry, listener, watch))
 }
 
-async fn join(job: &Job, backend: &Backend) -> Result<Joined, Failure> {
+async fn join(job: Job, backend: Backend) -> Result<Joined, Failure> {
     let ask =
         Ask { key: job.key.clone(), kind: job.kind, lease: job.lease, wait: job.wait.map_or(Wait::Forever, Wait::For) };
-    if job.two_phase { backend.enqueue(&ask).await } else { backend.acquire(&ask).await.map(Joined::Held) }
+    let joined = if job.two_phase { backend.enqueue(&ask).await? } else { Joined::Held(backend.acquire(&ask).await?) };
+    match joined {
+        Joined::Held(mut hold) => {
+            // Nobody is told of a lock that the next hiccup of the network would end.
+            if let Renewal::Unknown(why) = hold.secure(clock::now() + SECURE_WITHIN).await {
+                let failure = Failure::new(Kind::Unreachable, format!("cannot keep {}: {why}", job.key));
+                return Err(failure.hint("the server went away just now: try again"));
+            }
+            Ok(Joined::Held(hold))
+        }
+        queued => Ok(queued),
+    }
 }
 
-/// Returns when the command that started us is gone: it holds the other end of our stdin.
-async fn caller_gone() {
-    let mut byte = [0];
-    let mut stdin = match tokio::net::unix::pipe::Receiver::from_file(std::fs::File::from(stdin_copy())) {
-        Ok(stdin) => stdin,
-        Err(_) => return std::future::pending().await,
-    };
-    while stdin.read(&mut byte).await.is_ok_and(|read| read > 0) {}
+/// The command that started us. It holds the other end of our stdin until it has passed on what we report.
+struct Caller {
+    stdin: Option<tokio::net::unix::pipe::Receiver>,
+    is_told: bool,
 }
 
-fn stdin_copy() -> std::os::fd::OwnedFd {
-    use std::os::fd::AsFd;
+/// What a caller does in the end.
+enum Heard {
+    /// It has passed on the report: the lock is wanted.
+    Thanks,
+    /// It is gone, and nobody knows of the lock.
+    Gone,
+}
 
-    let stdin = std::io::stdin();
-    stdin.as_fd().try_clone_to_owned().unwrap_or_else(|why| panic!("stdin cannot be copied: {why}"))
+impl Caller {
+    fn new() -> std::io::Result<Caller> {
+        use std::os::fd::AsFd;
+
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+        let stdin = tokio::net::unix::pipe::Receiver::from_file(std::fs::File::from(stdin))?;
+        Ok(Caller { stdin: Some(stdin), is_told: false })
+    }
+
+    async fn hear(&mut self) -> Heard {
+        let Some(stdin) = &mut self.stdin else { return std::future::pending().await };
+        match stdin.read(&mut [0]).await {
+            Ok(1) => Heard::Thanks,
+            _ => Heard::Gone,
+        }
+    }
+
+    /// Says how it went; `false` if nobody listens any more.
+    fn tell(&mut self, report: &Result<Report, Failure>) -> bool {
+        self.is_told = true;
+        tell(report).is_ok()
+    }
+
+    /// From now on we are on our own.
+    fn part(&mut self) {
+        self.stdin = None;
+        detach();
+    }
 }
 
 async fn ended(watch: Option<&Watch>) {
@@ -166,7 +209,10 @@ impl Lock {
 
     fn server(&self) -> &str {
         match self {
-            Lock::Waiting { server, .. } | Lock::Held { server, .. } | Lock::Lost { server, .. } => server,
+            Lock::Joining { server, .. }
+            | Lock::Waiting { server, .. }
+            | Lock::Held { server, .. }
+            | Lock::Lost { server, .. } => server,
         }
     }
 }
@@ -188,7 +234,15 @@ impl Holder {
                         break;
                     }
                 }
-                change = self.lock.changed() => self.take(change, watch.as_ref()),
+                change = self.lock.changed() => {
+                    if !self.take(change, watch.as_ref()) {
+                        break;
+                    }
+                }
+                heard = self.caller.hear() => match heard {
+                    Heard::Thanks => self.caller.part(),
+                    Heard::Gone => break,
+                },
                 Some((request, reply)) = asked.recv() => {
                     let end = self.answer(request, reply).await;
                     if end.is_some() {
@@ -201,6 +255,10 @@ impl Holder {
             }
         }
         self.let_go().await;
+        if !self.caller.is_told {
+            let why = format!("the wait for {} was ended", self.job.key);
+            let _ = self.caller.tell(&Err(self.named(Kind::Lost, why)));
+        }
         None
     }
 
@@ -209,27 +267,47 @@ impl Holder {
         waits.min(self.ends_at)
     }
 
-    /// The turn has come, or the keeper has news.
-    fn take(&mut self, change: Change, watch: Option<&Watch>) {
+    /// The lock was granted or refused, the turn has come, or the keeper has news. `false`: that was all.
+    fn take(&mut self, change: Change, watch: Option<&Watch>) -> bool {
         let server = self.lock.server().to_owned();
         let lost = match change {
+            Change::Joined(joined) => match *joined {
+                Ok(Joined::Held(hold)) => {
+                    self.hold(hold);
+                    return self.caller.tell(&Ok(self.report()));
+                }
+                Ok(Joined::Queued(place)) => {
+                    let server = place.server();
+                    self.lock = Lock::Waiting { turn: tokio::spawn(place.wait()), server };
+                    self.ends_at = self.end_of_holding();
+                    return self.caller.tell(&Ok(self.report()));
+                }
+                Err(failure) => {
+                    let _ = self.caller.tell(&Err(failure));
+                    return false;
+                }
+            },
             Change::Turn(turn) => match *turn {
                 Ok(hold) => {
-                    self.lock = Lock::hold(hold);
+                    self.hold(hold);
                     None
                 }
-                Err(failure) => Some(failure.message),
+                Err(failure) => Some((failure.message, None)),
             },
             Change::News => match &mut self.lock {
-                Lock::Held { keeper, .. } => match &*keeper.news.borrow_and_update() {
-                    News::Lost { why, .. } => Some(why.clone()),
-                    News::Held { .. } | News::InDanger { .. } => None,
+                Lock::Held { keeper, held, .. } => match &*keeper.news.borrow_and_update() {
+                    News::Lost { why, .. } => Some((why.clone(), Some(held.token.clone()))),
+                    News::Held { lease, .. } => {
+                        held.lease = *lease;
+                        None
+                    }
+                    News::InDanger { .. } => None,
                 },
-                Lock::Waiting { .. } | Lock::Lost { .. } => None,
+                Lock::Joining { .. } | Lock::Waiting { .. } | Lock::Lost { .. } => None,
             },
         };
-        if let Some(why) = lost {
-            self.lock = Lock::Lost { why, server };
+        if let Some((why, token)) = lost {
+            self.lock = Lock::Lost { why, server, token };
             self.ends_at = self.ends_at.min(clock::now() + REMEMBER_LOSS);
             if let (Some(watch), Some(signal)) = (watch, self.job.signal_on_lost) {
                 // The owner may have ended in this moment, which is as good.
@@ -241,6 +319,16 @@ impl Holder {
                 let _ = reply.send(self.turn_reply());
             }
         }
+        true
+    }
+
+    fn hold(&mut self, hold: Hold) {
+        self.lock = Lock::hold(hold);
+        self.ends_at = self.end_of_holding();
+    }
+
+    fn end_of_holding(&self) -> Moment {
+        self.job.max_hold.map_or(Moment::NEVER, |most| clock::now() + most)
     }
 
     /// Those whose time is over get their answer; with the last of them the place in the queue goes.
@@ -270,9 +358,13 @@ impl Holder {
             Request::Release { token } | Request::Renew { token, .. } | Request::Wait { token, .. } => token.as_ref(),
         };
         let mine = match (&self.lock, token) {
+            (_, None) => true,
             (Lock::Held { held, .. }, Some(token)) => *token == held.token,
-            _ => true,
+            (Lock::Lost { token: own, .. }, Some(token)) => own.as_ref() == Some(token),
+            (Lock::Joining { .. } | Lock::Waiting { .. }, Some(_)) => false,
         };
+        // Only a place that was joined for it can be waited for.
+        let mine = mine && (self.job.two_phase || !matches!(request, Request::Wait { .. }));
         if !mine {
             let _ = reply.send(Reply::NotMine);
             return None;
@@ -280,26 +372,27 @@ impl Holder {
         match request {
             Request::Status => drop(reply.send(Reply::Status(Box::new(self.status())))),
             Request::Wait { timeout, .. } => match self.lock {
-                Lock::Waiting { .. } => {
+                Lock::Joining { .. } | Lock::Waiting { .. } => {
                     let until = timeout.map_or(Moment::NEVER, |timeout| clock::now() + timeout);
                     self.waiting.push((until, reply));
                 }
                 Lock::Held { .. } | Lock::Lost { .. } => drop(reply.send(self.turn_reply())),
             },
-            Request::Renew { lease, .. } => {
-                let answer = match &mut self.lock {
-                    Lock::Held { keeper, held, server, .. } => match keeper.renew(lease).await {
-                        Ok(lease) => {
-                            held.lease = lease;
-                            Reply::Renewed { server: server.clone(), lease }
-                        }
-                        Err(failure) => Reply::Failed(failure),
-                    },
-                    Lock::Waiting { .. } => Reply::Failed(self.not_yet()),
-                    Lock::Lost { .. } => Reply::Failed(self.lost()),
-                };
-                let _ = reply.send(answer);
-            }
+            Request::Renew { lease, .. } => match &self.lock {
+                Lock::Held { keeper, server, .. } => {
+                    let (renewing, server) = (keeper.renew(lease), server.clone());
+                    // A server that is slow to answer must not make us so.
+                    tokio::spawn(async move {
+                        let answer = match renewing.await {
+                            Ok(lease) => Reply::Renewed { server, lease },
+                            Err(failure) => Reply::Failed(failure),
+                        };
+                        reply.send(answer)
+                    });
+                }
+                Lock::Joining { .. } | Lock::Waiting { .. } => drop(reply.send(Reply::Failed(self.not_yet()))),
+                Lock::Lost { .. } => drop(reply.send(Reply::Failed(self.lost()))),
+            },
             Request::Release { .. } => {
                 let answer = self.release().await;
                 return Some((reply, answer));
@@ -311,14 +404,17 @@ impl Holder {
     async fn release(&mut self) -> Reply {
         let server = self.lock.server().to_owned();
         let lost = self.lost();
-        match std::mem::replace(
-            &mut self.lock,
-            Lock::Lost { why: "it was released".to_owned(), server: server.clone() },
-        ) {
+        let released = Lock::Lost { why: "it was released".to_owned(), server: server.clone(), token: None };
+        match std::mem::replace(&mut self.lock, released) {
             Lock::Held { keeper, .. } => match keeper.release().await {
                 Ok(()) => Reply::Released { server },
                 Err(failure) => Reply::Failed(failure),
             },
+            Lock::Joining { task, .. } => {
+                task.abort();
+                let _ = task.await;
+                Reply::Released { server }
+            }
             Lock::Waiting { turn, .. } => {
                 // With its connection the place in the queue goes.
                 turn.abort();
@@ -337,14 +433,14 @@ impl Holder {
         match &self.lock {
             Lock::Held { .. } => Reply::Granted(self.report()),
             Lock::Lost { .. } => Reply::Failed(self.lost()),
-            Lock::Waiting { .. } => Reply::Failed(self.not_yet()),
+            Lock::Joining { .. } | Lock::Waiting { .. } => Reply::Failed(self.not_yet()),
         }
     }
 
     fn report(&self) -> Report {
         let grant = match &self.lock {
             Lock::Held { held, .. } => Some(held.clone()),
-            Lock::Waiting { .. } | Lock::Lost { .. } => None,
+            Lock::Joining { .. } | Lock::Waiting { .. } | Lock::Lost { .. } => None,
         };
         Report { pid: std::process::id(), server: self.lock.server().to_owned(), grant }
     }
@@ -352,7 +448,7 @@ impl Holder {
     fn status(&self) -> Status {
         let now = clock::now();
         let (state, held_for, lease_left, held) = match &self.lock {
-            Lock::Waiting { .. } => (State::Waiting, None, None, None),
+            Lock::Joining { .. } | Lock::Waiting { .. } => (State::Waiting, None, None, None),
             Lock::Lost { why, .. } => (State::Lost { why: why.clone() }, None, None, None),
             Lock::Held { keeper, held, since, .. } => {
                 let (state, term_at) = match &*keeper.news.borrow() {
@@ -369,11 +465,12 @@ impl Holder {
             kind: self.job.kind,
             server: self.lock.server().to_owned(),
             state,
-            owner: self.job.owner.map(|owner| owner.pid),
+            owner: self.job.owner,
+            two_phase: self.job.two_phase,
             owner_name: self.job.owner.and_then(|owner| owner.name()),
             held_for,
             lease_left,
-            max_hold_left: self.job.max_hold.map(|_| self.ends_at.since(now)),
+            max_hold_left: self.job.max_hold.filter(|_| self.ends_at != Moment::NEVER).map(|_| self.ends_at.since(now)),
             held,
         }
     }
@@ -388,7 +485,7 @@ impl Holder {
     fn lost(&self) -> Failure {
         let why = match &self.lock {
             Lock::Lost { why, .. } => why.as_str(),
-            Lock::Held { .. } | Lock::Waiting { .. } => "",
+            Lock::Joining { .. } | Lock::Held { .. } | Lock::Waiting { .. } => "",
         };
         self.named(Kind::Lost, format!("{} is not held any more: {why}", self.job.key))
     }
@@ -407,6 +504,10 @@ impl Holder {
 impl Lock {
     async fn changed(&mut self) -> Change {
         match self {
+            Lock::Joining { task, .. } => {
+                let joined = task.await;
+                Change::Joined(Box::new(joined.unwrap_or_else(|why| Err(Failure::internal("take the lock", &why)))))
+            }
             Lock::Waiting { turn, .. } => {
                 let turn = turn.await;
                 Change::Turn(Box::new(turn.unwrap_or_else(|why| Err(Failure::internal("wait for the turn", &why)))))
@@ -424,6 +525,7 @@ impl Lock {
 
 /// What may happen to a lock by itself.
 enum Change {
+    Joined(Box<Result<Joined, Failure>>),
     Turn(Box<Result<Hold, Failure>>),
     News,
 }

@@ -3,14 +3,28 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 
 use super::{Job, Report, TITLE};
 use crate::error::{Failure, Kind};
 use crate::sys;
 
+/// A holder that has reported and waits to hear that its report was passed on.
+pub struct Started {
+    pub report: Report,
+    stdin: ChildStdin,
+}
+
+impl Started {
+    /// The user knows of the lock now. Without this the holder lets go: nobody could give it back.
+    pub fn thank(mut self) {
+        // If it ended meanwhile, that is found out by whoever asks for it next.
+        let _ = self.stdin.write_all(b"+");
+    }
+}
+
 /// Starts a holder; returns when it has the lock (or its place in the queue), or has failed.
-pub fn start(job: &Job, server: &str) -> Result<Report, Failure> {
+pub fn start(job: &Job, server: &str) -> Result<Started, Failure> {
     let cannot = |why: &dyn std::fmt::Display| Failure::internal("start a holder", why);
     // A lock on descriptor 9 of the calling script must not live on in the holder, nor a pipe of `$(…)`.
     sys::inherit_only_stdio().map_err(|why| cannot(&why))?;
@@ -27,11 +41,11 @@ pub fn start(job: &Job, server: &str) -> Result<Report, Failure> {
     let mut report = String::new();
     // While our end of its stdin is open it knows that somebody waits.
     BufReader::new(stdout).read_line(&mut report).map_err(|why| cannot(&why))?;
-    drop(stdin);
     if report.is_empty() {
         return Err(Failure::new(Kind::Internal, "the holder ended without a word").hint("it may have been killed"));
     }
-    serde_json::from_str::<Result<Report, Failure>>(&report).map_err(|why| cannot(&why))?
+    let report = serde_json::from_str::<Result<Report, Failure>>(&report).map_err(|why| cannot(&why))??;
+    Ok(Started { report, stdin })
 }
 
 /// The file we run from, even if it was replaced meanwhile.

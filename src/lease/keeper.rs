@@ -23,7 +23,7 @@ const AFTER_LOSS_WITHIN: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     /// A child must be told to end at `term_at` and be dead by `dead_at`, unless better news come.
-    Held { term_at: Moment, dead_at: Moment },
+    Held { term_at: Moment, dead_at: Moment, lease: Duration },
     /// Renewing fails; it is still ours until `term_at`.
     InDanger { term_at: Moment, dead_at: Moment, why: String },
     /// The server gave it away, or may at any moment.
@@ -46,33 +46,36 @@ impl Keeper {
     pub fn start(hold: Hold, grace: Duration) -> Keeper {
         let grant = hold.grant();
         let plan = Plan::new(grant.asked, grant.lease, grace, hold.rhythm());
-        let held = News::Held { term_at: plan.term_at(), dead_at: plan.dead_at() };
+        let held = News::Held { term_at: plan.term_at(), dead_at: plan.dead_at(), lease: plan.lease() };
         let (tell, news) = watch::channel(held);
         let (orders, inbox) = mpsc::channel(4);
-        tokio::spawn(Keeping { hold, plan, tell, inbox, alarm: Alarm::new() }.run());
+        tokio::spawn(Keeping { hold, plan, tell, inbox, delayed: None, alarm: Alarm::new() }.run());
         Keeper { news, orders }
     }
 
     /// Renews now, for `lease` or as long as before; says how long the lease is then.
-    pub async fn renew(&self, lease: Option<Duration>) -> Result<Duration, Failure> {
-        let (answer, result) = oneshot::channel();
-        let sent = self.orders.send(Order::Renew { lease, answer }).await;
-        if sent.is_err() { Err(self.lost()) } else { result.await.unwrap_or_else(|_| Err(self.lost())) }
+    pub fn renew(&self, lease: Option<Duration>) -> impl Future<Output = Result<Duration, Failure>> + use<> {
+        let (orders, news) = (self.orders.clone(), self.news.clone());
+        async move {
+            let (answer, result) = oneshot::channel();
+            let sent = orders.send(Order::Renew { lease, answer }).await;
+            if sent.is_err() { Err(lost(&news)) } else { result.await.unwrap_or_else(|_| Err(lost(&news))) }
+        }
     }
 
     /// Gives the lock back.
     pub async fn release(self) -> Result<(), Failure> {
         let (answer, result) = oneshot::channel();
         let sent = self.orders.send(Order::Release { answer }).await;
-        if sent.is_err() { Err(self.lost()) } else { result.await.unwrap_or_else(|_| Err(self.lost())) }
+        if sent.is_err() { Err(lost(&self.news)) } else { result.await.unwrap_or_else(|_| Err(lost(&self.news))) }
     }
+}
 
-    /// The failure that says what the last news was.
-    fn lost(&self) -> Failure {
-        match &*self.news.borrow() {
-            News::Lost { why, .. } => Failure::new(Kind::Lost, format!("the lock was lost: {why}")),
-            News::Held { .. } | News::InDanger { .. } => Failure::new(Kind::Internal, "the keeper of the lock is gone"),
-        }
+/// The failure that says what the last news was.
+fn lost(news: &watch::Receiver<News>) -> Failure {
+    match &*news.borrow() {
+        News::Lost { why, .. } => Failure::new(Kind::Lost, format!("the lock was lost: {why}")),
+        News::Held { .. } | News::InDanger { .. } => Failure::new(Kind::Internal, "the keeper of the lock is gone"),
     }
 }
 
@@ -81,6 +84,8 @@ struct Keeping {
     plan: Plan,
     tell: watch::Sender<News>,
     inbox: mpsc::Receiver<Order>,
+    /// An order that came while something else was under way.
+    delayed: Option<Order>,
     alarm: Alarm,
 }
 
@@ -119,17 +124,25 @@ impl Keeping {
     }
 
     async fn keep(&mut self) -> End {
-        let secured = self.hold.secure(self.attempt_until()).await;
-        if let Err(end) = self.note(secured).await {
-            return end;
+        if !self.hold.outlives_connection() {
+            let secured = self.hold.secure(self.attempt_until()).await;
+            if let Err(end) = self.note(secured).await {
+                return end;
+            }
         }
         loop {
             // The deadline first, before sockets: this may be the waking from any pause.
             match self.plan.step(clock::now()) {
                 Step::GiveUp => return self.given_up(),
                 Step::RenewNow => {
-                    let renewed = self.hold.renew(self.plan.lease(), self.attempt_until()).await;
+                    let renewed = self.renew_attentively(self.plan.lease()).await;
                     if let Err(end) = self.note(renewed).await {
+                        return end;
+                    }
+                }
+                Step::RenewAt(_) if self.delayed.is_some() => {
+                    let delayed = self.delayed.take();
+                    if let Some(end) = self.obey(delayed).await {
                         return end;
                     }
                 }
@@ -145,21 +158,45 @@ impl Keeping {
                             None
                         }
                     };
-                    match order {
-                        None => {}
-                        // The owner is gone without a word.
-                        Some(None) => {
-                            let _ = self.hold.give_back(clock::now() + RELEASE_WITHIN).await;
-                            return End::Released;
-                        }
-                        Some(Some(Order::Renew { lease, answer })) => {
-                            if let Some(end) = self.renew_for(lease, answer).await {
-                                return end;
-                            }
-                        }
-                        Some(Some(Order::Release { answer })) => return self.release(answer).await,
+                    if let Some(order) = order
+                        && let Some(end) = self.obey(order).await
+                    {
+                        return end;
                     }
                 }
+            }
+        }
+    }
+
+    /// Carries out an order; `None` is an owner that is gone without a word.
+    async fn obey(&mut self, order: Option<Order>) -> Option<End> {
+        match order {
+            None => {
+                let _ = self.hold.give_back(clock::now() + RELEASE_WITHIN).await;
+                Some(End::Released)
+            }
+            Some(Order::Renew { lease, answer }) => self.renew_for(lease, answer).await,
+            Some(Order::Release { answer }) => Some(self.release(answer).await),
+        }
+    }
+
+    /// Renews, but lets go at once if that is wanted meanwhile: a frozen server must not hold anybody up.
+    async fn renew_attentively(&mut self, lease: Duration) -> Renewal {
+        let until = self.attempt_until();
+        let Keeping { hold, inbox, delayed, .. } = self;
+        let mut renewing = std::pin::pin!(hold.renew(lease, until));
+        loop {
+            tokio::select! {
+                biased;
+                renewed = &mut renewing => return renewed,
+                order = inbox.recv(), if delayed.is_none() => match order {
+                    Some(Order::Renew { .. }) => *delayed = order,
+                    Some(Order::Release { .. }) => {
+                        *delayed = order;
+                        return Renewal::Unknown("it is released".to_owned());
+                    }
+                    None => return Renewal::Unknown("its owner is gone".to_owned()),
+                },
             }
         }
     }
@@ -183,10 +220,36 @@ impl Keeping {
             self.plan.failed(clock::now());
             let (term_at, dead_at) = (self.plan.term_at(), self.plan.dead_at());
             self.tell.send_replace(News::InDanger { term_at, dead_at, why });
-            renewal = tokio::select! {
+            // A release does not wait for a server that may never come back.
+            if matches!(self.delayed, Some(Order::Release { .. })) || self.inbox.is_closed() {
+                let _ = tokio::time::timeout(RELEASE_WITHIN / 2, self.hold.restore(term_at)).await;
+                return Err(match self.delayed.take() {
+                    Some(Order::Release { answer }) => self.release(answer).await,
+                    _ => {
+                        let _ = self.hold.give_back(clock::now() + RELEASE_WITHIN).await;
+                        End::Released
+                    }
+                });
+            }
+            let Keeping { hold, inbox, delayed, alarm, .. } = self;
+            let restored = tokio::select! {
                 biased;
-                () = self.alarm.wait_until(term_at) => return Err(self.given_up()),
-                restored = self.hold.restore(term_at) => restored,
+                () = alarm.wait_until(term_at) => return Err(self.given_up()),
+                restored = hold.restore(term_at) => Ok(restored),
+                order = inbox.recv(), if delayed.is_none() => Err(order),
+            };
+            renewal = match restored {
+                Ok(restored) => restored,
+                Err(order) => {
+                    if let Some(Order::Renew { answer, .. }) = order {
+                        let failure = Failure::new(Kind::Unreachable, "the server cannot be reached at the moment");
+                        // Nobody may wait for the answer any more.
+                        let _ = answer.send(Err(failure.hint("the lock is still held; dflock goes on trying")));
+                    } else {
+                        self.delayed = order;
+                    }
+                    return Box::pin(self.note(Renewal::Unknown("the server cannot be reached".to_owned()))).await;
+                }
             };
         }
         match renewal {
@@ -194,7 +257,8 @@ impl Keeping {
                 let lease = self.hold.grant().lease;
                 self.plan.set_rhythm(self.hold.rhythm());
                 self.plan.renewed(asked, lease, asked.as_nanos() / 1000);
-                self.tell.send_replace(News::Held { term_at: self.plan.term_at(), dead_at: self.plan.dead_at() });
+                let (term_at, dead_at) = (self.plan.term_at(), self.plan.dead_at());
+                self.tell.send_replace(News::Held { term_at, dead_at, lease });
                 Ok(())
             }
             Renewal::Gone => {
@@ -210,7 +274,7 @@ impl Keeping {
         answer: oneshot::Sender<Result<Duration, Failure>>,
     ) -> Option<End> {
         let lease = lease.unwrap_or(self.plan.lease());
-        let renewed = self.hold.renew(lease, self.attempt_until()).await;
+        let renewed = self.renew_attentively(lease).await;
         let noted = self.note(renewed).await;
         let result = match &noted {
             Ok(()) => Ok(self.plan.lease()),

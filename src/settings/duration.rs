@@ -33,6 +33,12 @@ pub fn parse_whole_seconds(text: &str) -> Result<u64, String> {
     Ok(duration.as_secs())
 }
 
+/// Reads a lease: a shorter one would be over before anybody could use it.
+pub fn parse_lease(text: &str) -> Result<Duration, String> {
+    let lease = parse(text)?;
+    if lease < Duration::from_secs(1) { Err("a lease must be at least 1s".to_owned()) } else { Ok(lease) }
+}
+
 /// Reads a duration that is not zero.
 pub fn parse_above_zero(text: &str) -> Result<Duration, String> {
     let duration = parse(text)?;

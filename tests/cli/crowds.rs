@@ -83,7 +83,7 @@ fn the_slots_of_one_script_are_told_apart_by_tokens() {
     );
     let expected = ["75", "125", "40", "0", "0", "79", &format!("s: free, on {} (shard 0)", house.servers)].join("\n");
     assert_eq!(said.ok(), expected, "{said:?}");
-    assert!(said.err.contains("2 holders of yours have s"), "{said:?}");
+    assert!(said.err.contains("2 holders of this script have s"), "{said:?}");
 }
 
 #[test]
