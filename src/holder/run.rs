@@ -18,7 +18,7 @@ use crate::backend::{Ask, Backend, Hold, Joined, Renewal, Wait};
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
 use crate::lease::alarm::Alarm;
-use crate::lease::keeper::{Keeper, News};
+use crate::lease::keeper::{Keeper, News, RELEASE_WITHIN};
 use crate::lock::Token;
 
 /// Time that a holder needs to hear of a loss before its lease ends: it has no child to stop.
@@ -38,6 +38,7 @@ enum Lock {
     /// Asked for, and not yet answered.
     Joining {
         task: JoinHandle<Result<Joined, Failure>>,
+        stop: oneshot::Sender<()>,
         server: String,
     },
     /// In the queue, by `enqueue`.
@@ -110,16 +111,25 @@ fn begin(job: Job, backend: Backend) -> Result<Life, Failure> {
     };
     let caller = Caller::new().map_err(|why| Failure::internal("listen to whoever asked", &why))?;
     let (_, server) = backend.server_of(&job.key);
-    let task = tokio::spawn(join(job.clone(), backend));
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(join(job.clone(), backend, stopped));
     let ends_at = Moment::NEVER;
-    let lock = Lock::Joining { task, server };
+    let lock = Lock::Joining { task, stop, server };
     Ok((Holder { job, lock, caller, waiting: Vec::new(), ends_at }, entry, listener, watch))
 }
 
-async fn join(job: Job, backend: Backend) -> Result<Joined, Failure> {
+/// What is granted is returned in any case: a lock that the server keeps for us must be given back.
+async fn join(job: Job, backend: Backend, stopped: oneshot::Receiver<()>) -> Result<Joined, Failure> {
     let ask =
         Ask { key: job.key.clone(), kind: job.kind, lease: job.lease, wait: job.wait.map_or(Wait::Forever, Wait::For) };
-    let joined = if job.two_phase { backend.enqueue(&ask).await? } else { Joined::Held(backend.acquire(&ask).await?) };
+    let asking = async {
+        if job.two_phase { backend.enqueue(&ask).await } else { backend.acquire(&ask).await.map(Joined::Held) }
+    };
+    let joined = tokio::select! {
+        joined = asking => joined?,
+        // With its connection the request goes, and the place in the queue.
+        _ = stopped => return Err(Failure::new(Kind::Lost, format!("the wait for {} was ended", job.key))),
+    };
     match joined {
         Joined::Held(mut hold) => {
             // Nobody is told of a lock that the next hiccup of the network would end.
@@ -410,9 +420,11 @@ impl Holder {
                 Ok(()) => Reply::Released { server },
                 Err(failure) => Reply::Failed(failure),
             },
-            Lock::Joining { task, .. } => {
-                task.abort();
-                let _ = task.await;
+            Lock::Joining { task, stop, .. } => {
+                let _ = stop.send(());
+                if let Ok(Ok(Joined::Held(mut hold))) = task.await {
+                    let _ = hold.give_back(clock::now() + RELEASE_WITHIN).await;
+                }
                 Reply::Released { server }
             }
             Lock::Waiting { turn, .. } => {

@@ -208,7 +208,9 @@ fn a_stopped_holder_hides_no_other() {
     let said = house.dflock(&["release", "frozen"]).code(125);
     assert!(said.err.contains("does not answer"), "{said:?}");
     signal(pid, "CONT");
-    // What it was asked while it was stopped it does now.
+    // What failed has not happened, not even later.
+    assert!(house.is_held("frozen"));
+    house.dflock(&["release", "frozen"]).ok();
     house.wait_until_free("frozen");
 }
 

@@ -161,10 +161,14 @@ fn an_acquire_killed_in_the_moment_of_its_grant_leaves_nothing_untold() {
             // Nobody knows the token: the lock must not stay with a shell that lives on.
             untold += 1;
             house.wait_until_nobody_holds();
-            assert!(!house.is_held("job"), "round {round}");
+            // A connection that closes is noticed a moment later.
+            house.wait_until_free("job");
         } else {
             told += 1;
-            house.dflock(&["release", "job"]).ok();
+            // Killed between printing and thanking, it has left nothing either: the token is of no use then.
+            let said = house.dflock(&["release", "job"]);
+            assert!(matches!(said.code, 0 | 79), "{said:?}");
+            house.wait_until_free("job");
         }
     }
     eprintln!("{told} had printed their token before they were killed, {untold} had not");
