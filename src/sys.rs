@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use tokio::io::unix::AsyncFd;
 
+use crate::clock::{self, Moment};
+
 /// Lets a task wait for a descriptor to become readable.
 pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is the same open descriptor for as long as it lives, and AsyncFd owns it.
@@ -78,8 +80,22 @@ pub fn leave_fork() -> ! {
     unsafe { libc::_exit(0) }
 }
 
-/// Has the command die with us where the system can do that, and gives it the terminal if one is lent.
-pub fn prepare_command(command: &mut std::process::Command, terminal: Option<RawFd>) {
+/// What a command's process says to the guardian before it becomes the command.
+pub struct Announcement {
+    pub socket: RawFd,
+    /// Around the number of the process.
+    pub before_number: &'static [u8],
+    pub after_number: &'static [u8],
+    /// When it must be dead.
+    pub kill_at: Vec<u8>,
+    /// It must not begin after this moment.
+    pub not_after: Moment,
+}
+
+/// Has the command announced to the guardian, die with us where the system can do that, and have the terminal
+/// if one is lent. All of it happens in its process, before it begins: between our fork and our next step
+/// anything may happen to us.
+pub fn prepare_command(command: &mut std::process::Command, announcement: Announcement, terminal: Option<RawFd>) {
     use std::os::unix::process::CommandExt;
 
     let us = nix::unistd::getpid().as_raw();
@@ -93,6 +109,7 @@ pub fn prepare_command(command: &mut std::process::Command, terminal: Option<Raw
                 libc::_exit(libc::SIGKILL + 128);
             }
         }
+        announce(&announcement);
         if let Some(terminal) = terminal {
             // SAFETY: system calls only. Giving the terminal away from the background would stop us: so that
             // signal waits meanwhile.
@@ -106,10 +123,41 @@ pub fn prepare_command(command: &mut std::process::Command, terminal: Option<Raw
                 libc::sigprocmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
             }
         }
+        // The last look at the clock: a lease may have ended since the lock was granted.
+        if clock::now() >= announcement.not_after {
+            return Err(io::Error::from_raw_os_error(libc::ETIME));
+        }
         Ok(())
     };
     // SAFETY: the closure makes system calls only, and allocates nothing.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// In a forked child, so without allocating.
+fn announce(announcement: &Announcement) {
+    let Announcement { socket, before_number, after_number, kill_at, .. } = announcement;
+    let mut message = [0u8; 64];
+    let mut length = 0;
+    let mut put = |bytes: &[u8]| {
+        message[length..length + bytes.len()].copy_from_slice(bytes);
+        length += bytes.len();
+    };
+    put(before_number);
+    let mut digits = [0u8; 10];
+    // SAFETY: a system call that cannot fail.
+    let mut number = unsafe { libc::getpid() };
+    let mut at = digits.len();
+    while number > 0 {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    put(&digits[at..]);
+    put(after_number);
+    for bytes in [&message[..length], kill_at.as_slice()] {
+        // SAFETY: the descriptor is open in this process, and the bytes live on this stack or in the parent's copy.
+        unsafe { libc::send(*socket, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+    }
 }
 
 /// Ends this process as a signal does by default.

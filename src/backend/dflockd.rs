@@ -401,15 +401,16 @@ impl Hold {
             proof: token.as_str().as_bytes(),
             lease_s: Some(whole_seconds(lease)),
         };
+        // Agreed on before the lock is taken over: a connection that breaks at once must not free it.
+        let access = Access { resume_s: Some(whole_seconds(lease)), ..self.site.access.clone() };
         let mut backoff = Backoff::default();
         loop {
             // Each attempt has its own short limit: a server that is frozen now may be replaced in a moment.
             let attempt_until = (clock::now() + self.site.access.connect_timeout).min(until);
             let patience = Patience { until: attempt_until, connect_until: attempt_until };
-            let trouble = match self.site.shard.ask(&self.site.access, request, Expect::Left, patience).await {
-                Ok(Answered { mut connection, asked, said: Said::Left(_) }) => {
-                    let agreed = connection.agree_on_resuming(lease, attempt_until).await;
-                    self.resume = agreed.unwrap_or_default();
+            let trouble = match self.site.shard.ask(&access, request, Expect::Left, patience).await {
+                Ok(Answered { connection, asked, said: Said::Left(_) }) => {
+                    self.resume = Duration::from_secs(connection.about.resume_s);
                     self.connection = Some(connection);
                     self.grant.asked = asked;
                     return Renewal::Renewed { asked };

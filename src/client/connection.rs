@@ -107,7 +107,7 @@ impl Connection {
             Request::Auth { secret }.write(&mut hello);
             greetings.push(Greeting::Auth);
         }
-        Request::Info { resume_s: None }.write(&mut hello);
+        Request::Info { resume_s: access.resume_s }.write(&mut hello);
         greetings.push(Greeting::About);
         if let Some(name) = stable_ref {
             Request::StableRef { name }.write(&mut hello);

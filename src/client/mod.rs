@@ -20,6 +20,8 @@ pub struct Access {
     pub connect_timeout: Duration,
     /// How long an unreachable server is tried again.
     pub connect_retry: Duration,
+    /// How long the server is to keep the connection's locks when it breaks; asked for in the greeting.
+    pub resume_s: Option<u64>,
 }
 
 /// Why an exchange with a server gave no answer that can be used.

@@ -49,6 +49,7 @@ pub(crate) fn backend_of(site: &Site) -> Result<Backend, Failure> {
         allow_plaintext_secret: site.allow_plaintext_secret,
         connect_timeout: site.connect_timeout,
         connect_retry: site.connect_retry,
+        resume_s: None,
     };
     let shards = servers.shards.into_iter().map(|members| Shard { members }).collect();
     Ok(Backend::Dflockd(Servers::new(shards, site.shard, access)))

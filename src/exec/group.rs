@@ -13,7 +13,13 @@ use nix::unistd::Pid;
 
 use super::status::Ending;
 use crate::error::{Failure, Kind};
-use crate::sys;
+use crate::sys::{self, Announcement};
+
+/// A command that cannot be stopped in time is not started.
+pub(super) fn too_late() -> Failure {
+    Failure::new(Kind::Unreachable, "the lock came too late: its lease is nearly over")
+        .hint("the server, or this machine, is slow; a longer -l helps")
+}
 
 pub(super) struct Group {
     leader: Pid,
@@ -35,6 +41,7 @@ impl Group {
     pub(super) fn spawn(
         program: &[OsString],
         environment: &[(&str, Option<OsString>)],
+        announcement: Announcement,
         terminal: Option<RawFd>,
     ) -> Result<Group, Failure> {
         // What it leaves behind comes to us, so that it can be found and ended when the lock is lost.
@@ -49,9 +56,10 @@ impl Group {
                 None => command.env_remove(variable),
             };
         }
-        sys::prepare_command(&mut command, terminal);
+        sys::prepare_command(&mut command, announcement, terminal);
         let shown = name.to_string_lossy();
         let child = command.spawn().map_err(|why| match why.kind() {
+            _ if why.raw_os_error() == Some(Errno::ETIME as i32) => too_late(),
             io::ErrorKind::NotFound => Failure::new(Kind::CommandNotFound, format!("{shown}: command not found"))
                 .hint("the lock was given back; is it in PATH?"),
             _ => Failure::new(Kind::CannotExecute, format!("{shown}: cannot be executed: {why}"))

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{self, Moment};
 use crate::error::Failure;
 use crate::lock::{Key, Space, Token};
-use crate::sys::{self, Fork};
+use crate::sys::{self, Announcement, Fork};
 
 /// How often the clock is looked at: a suspended machine may have slept through a timer.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -82,6 +82,17 @@ impl Guard {
                 std::thread::scope(|scope| drop(scope.spawn(|| let_go(left)).join()));
                 sys::leave_fork()
             }
+        }
+    }
+
+    /// What the command's process is to send us by itself, before it becomes the command.
+    pub fn announcement(&self, kill_at: Moment, not_after: Moment) -> Announcement {
+        Announcement {
+            socket: self.socket.as_raw_fd(),
+            before_number: b"{\"Group\":",
+            after_number: b"}",
+            kill_at: serde_json::to_vec(&Message::KillAt(kill_at.as_nanos())).unwrap_or_default(),
+            not_after,
         }
     }
 
@@ -224,4 +235,16 @@ fn receive(socket: &OwnedFd, until: Moment) -> io::Result<Received> {
     }
     let message = serde_json::from_slice(&bytes[..length])?;
     Ok(Some((message, descriptors)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_reads_as_the_messages_it_stands_for() {
+        let text = format!("{}4711{}", "{\"Group\":", "}");
+        assert!(matches!(serde_json::from_str(&text), Ok(Message::Group(4711))));
+        assert_eq!(serde_json::to_string(&Message::Group(4711)).unwrap(), text);
+    }
 }

@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::backend::{Ask, Backend, Hold, Wait};
+use crate::backend::{Ask, Backend, Hold, Renewal, Wait};
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
 use crate::lease::alarm::Alarm;
-use crate::lease::keeper::{Keeper, News};
+use crate::lease::keeper::{Keeper, News, RELEASE_WITHIN};
 use crate::lock::Grant;
 use ear::Ear;
 use group::{Group, Happened};
@@ -34,6 +34,9 @@ use terminal::Terminal;
 
 /// The shortest lease that leaves time to stop a command.
 pub const SHORTEST_LEASE: Duration = Duration::from_secs(2);
+
+/// How long the server may take to agree on keeping a lock when the connection breaks.
+const SECURE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long leftovers of a stopped group are looked for at a time.
 const SWEEP_EVERY: Duration = Duration::from_millis(5);
@@ -77,27 +80,26 @@ pub async fn run(
 ) -> Result<Outcome, Failure> {
     let mut signals = Signals::listen().map_err(|why| Failure::internal("listen for signals", &why))?;
     let taken = tokio::select! {
-        taken = take_all(&job.asks, backend) => taken,
-        signal = interrupted(&mut signals) => {
-            // The connections close with us, and that is how a queue is left.
-            user.waited();
+        taken = take_all(&job.asks, backend, &guard, &mut signals) => taken,
+        () = tell_the_time(user) => Err(Failure::internal("wait", &"the clock stopped")),
+    };
+    user.waited();
+    let (holds, left) = match taken {
+        Ok(Taken::All(holds, left)) => (holds, left),
+        Ok(Taken::Interrupted(signal)) => {
             guard.farewell();
             return Ok(Outcome::Interrupted(signal));
         }
-        () = tell_the_time(user) => return Err(Failure::internal("wait", &"the clock stopped")),
-    };
-    user.waited();
-    let holds = match taken {
-        Ok(holds) => holds,
         Err(failure) => {
             guard.farewell();
             return Err(failure);
         }
     };
-    let mut run = match Run::start(job, holds, guard).await {
+    let mut run = match Run::start(job, holds, left, guard).await {
         Ok(run) => run,
-        Err((failure, keepers)) => {
+        Err((failure, guard, keepers)) => {
             give_back(keepers, &|_: &str| ()).await;
+            guard.farewell();
             return Err(failure);
         }
     };
@@ -135,29 +137,71 @@ async fn interrupted(signals: &mut Signals) -> Signal {
     }
 }
 
+enum Taken {
+    /// In the order they were asked for, with what a guardian has to know of them.
+    All(Vec<Hold>, Vec<(Left, Option<OwnedFd>)>),
+    Interrupted(Signal),
+}
+
 /// All or nothing, in one sorted order under one deadline, so that two who want the same keys never wait for
-/// each other for ever.
-async fn take_all(asks: &[Ask], backend: &Backend) -> Result<Vec<Hold>, Failure> {
+/// each other for ever. A signal ends the waiting, but nothing that is under way with a lock that was granted.
+async fn take_all(asks: &[Ask], backend: &Backend, guard: &Guard, signals: &mut Signals) -> Result<Taken, Failure> {
     let begin = clock::now();
     let mut order: Vec<usize> = (0..asks.len()).collect();
     order.sort_by(|a, b| asks[*a].key.cmp(&asks[*b].key));
-    let mut holds: Vec<Option<Hold>> = asks.iter().map(|_| None).collect();
+    let mut taken: Vec<Option<Protected>> = asks.iter().map(|_| None).collect();
     for at in order {
         let mut ask = asks[at].clone();
         if let Wait::For(whole) = ask.wait {
             ask.wait = Wait::For(whole.saturating_sub(clock::now().since(begin)));
         }
-        match backend.acquire(&ask).await {
-            Ok(hold) => holds[at] = Some(hold),
-            Err(failure) => {
-                for mut hold in holds.into_iter().flatten() {
-                    let _ = hold.give_back(clock::now() + crate::lease::keeper::RELEASE_WITHIN).await;
+        let acquired = tokio::select! {
+            acquired = backend.acquire(&ask) => acquired,
+            // The connection closes with us, and that is how a queue is left.
+            signal = interrupted(signals) => {
+                roll_back(taken).await;
+                return Ok(Taken::Interrupted(signal));
+            }
+        };
+        let outcome = match acquired {
+            Ok(hold) => protect(&ask, hold, guard).await,
+            Err(failure) => Err((failure, None)),
+        };
+        match outcome {
+            Ok(protected) => taken[at] = Some(protected),
+            Err((failure, hold)) => {
+                if let Some(mut hold) = hold {
+                    let _ = hold.give_back(clock::now() + RELEASE_WITHIN).await;
                 }
+                roll_back(taken).await;
                 return Err(failure);
             }
         }
     }
-    Ok(holds.into_iter().flatten().collect())
+    let (holds, left) = taken.into_iter().flatten().unzip();
+    Ok(Taken::All(holds, left))
+}
+
+type Protected = (Hold, (Left, Option<OwnedFd>));
+
+/// Before a command may start the guardian knows of the lock, and the server keeps it if the connection breaks.
+async fn protect(ask: &Ask, mut hold: Hold, guard: &Guard) -> Result<Protected, (Failure, Option<Hold>)> {
+    let left = Left { key: ask.key.clone(), space: ask.kind.space(), token: hold.grant().token.clone() };
+    let lifeline = hold.lifeline();
+    if let Err(why) = guard.lock(left.clone(), lifeline.as_ref()) {
+        return Err((Failure::internal("tell the guardian", &why), Some(hold)));
+    }
+    if let Renewal::Unknown(why) = hold.secure(clock::now() + SECURE_WITHIN).await {
+        let failure = Failure::new(Kind::Unreachable, format!("cannot keep {}: {why}", ask.key));
+        return Err((failure.hint("the server went away just now: try again"), Some(hold)));
+    }
+    Ok((hold, (left, lifeline)))
+}
+
+async fn roll_back(taken: Vec<Option<Protected>>) {
+    for (mut hold, _) in taken.into_iter().flatten() {
+        let _ = hold.give_back(clock::now() + RELEASE_WITHIN).await;
+    }
 }
 
 /// Bounded; a failure is told and changes nothing.
@@ -186,36 +230,33 @@ struct Run {
 
 impl Run {
     /// Starts keeping the locks, and the command if there is still time for it.
-    async fn start(job: Job, holds: Vec<Hold>, guard: Guard) -> Result<Run, (Failure, Vec<Keeper>)> {
+    async fn start(
+        job: Job,
+        holds: Vec<Hold>,
+        left: Vec<(Left, Option<OwnedFd>)>,
+        guard: Guard,
+    ) -> Result<Run, (Failure, Guard, Vec<Keeper>)> {
         let grants: Vec<Grant> = holds.iter().map(|hold| hold.grant().clone()).collect();
-        let left = what_is_left(&job, &holds);
-        let told = tell_guardian(&guard, &left);
         let keepers: Vec<Keeper> = holds.into_iter().map(|hold| Keeper::start(hold, job.rules.kill_after)).collect();
-        if let Err(why) = told {
-            return Err((Failure::internal("tell the guardian", &why), keepers));
-        }
         if let Some(short) = grants.iter().find(|grant| grant.lease < SHORTEST_LEASE) {
             let message = format!("a lease of {}s leaves no time to stop a command", short.lease.as_secs_f64());
-            return Err((Failure::usage(message).hint("-l must be at least 2s"), keepers));
+            return Err((Failure::usage(message).hint("-l must be at least 2s"), guard, keepers));
         }
         let (term_at, dead_at) = soonest(&keepers);
         if clock::now() >= term_at {
-            let message = "the lock came too late: its lease is nearly over";
-            return Err((
-                Failure::new(Kind::Unreachable, message).hint("the server is slow; a longer -l helps"),
-                keepers,
-            ));
+            return Err((group::too_late(), guard, keepers));
         }
         let terminal = Terminal::find();
         let environment = environment(&job, &grants);
-        let group = match Group::spawn(&job.program, &environment, terminal.as_ref().map(Terminal::descriptor)) {
+        let announcement = guard.announcement(dead_at, term_at);
+        let device = terminal.as_ref().map(Terminal::descriptor);
+        let group = match Group::spawn(&job.program, &environment, announcement, device) {
             Ok(group) => group,
             Err(failure) => {
                 if let Some(terminal) = &terminal {
                     terminal.take_back();
                 }
-                guard.farewell();
-                return Err((failure, keepers));
+                return Err((failure, guard, keepers));
             }
         };
         if let Some(terminal) = &terminal {
@@ -223,8 +264,6 @@ impl Run {
         }
         // Without it only the command hears Ctrl-C, which is what matters most.
         let ear = terminal.as_ref().filter(|_| has_one_thread()).and_then(|_| Ear::put_into(group.leader()).ok());
-        // The guardian is of no use without these; if it is gone, that is noticed and it is replaced.
-        let _ = guard.group(group.leader()).and_then(|()| guard.kill_at(dead_at));
         let script = Script::new(clock::now(), term_at, dead_at, job.rules);
         let guard = Some(guard);
         Ok(Run {
@@ -352,14 +391,6 @@ async fn heard(ear: Option<&Ear>) {
         Some(ear) => ear.hear().await,
         None => std::future::pending().await,
     }
-}
-
-fn what_is_left(job: &Job, holds: &[Hold]) -> Vec<(Left, Option<OwnedFd>)> {
-    let left = |(ask, hold): (&Ask, &Hold)| {
-        let token = hold.grant().token.clone();
-        (Left { key: ask.key.clone(), space: ask.kind.space(), token }, hold.lifeline())
-    };
-    job.asks.iter().zip(holds).map(left).collect()
 }
 
 fn tell_guardian(guard: &Guard, left: &[(Left, Option<OwnedFd>)]) -> std::io::Result<()> {

@@ -67,7 +67,13 @@ impl Keeper {
     pub async fn release(self) -> Result<(), Failure> {
         let (answer, result) = oneshot::channel();
         let sent = self.orders.send(Order::Release { answer }).await;
-        if sent.is_err() { Err(lost(&self.news)) } else { result.await.unwrap_or_else(|_| Err(lost(&self.news))) }
+        if sent.is_err() {
+            return Err(lost(&self.news));
+        }
+        match tokio::time::timeout(RELEASE_WITHIN * 2, result).await {
+            Ok(result) => result.unwrap_or_else(|_| Err(lost(&self.news))),
+            Err(_) => Err(Failure::new(Kind::Unreachable, "the server does not answer")),
+        }
     }
 }
 
@@ -103,7 +109,14 @@ impl Keeping {
             return;
         }
         // Never again in this run. Whoever asks hears of the loss.
-        while let Some(order) = self.inbox.recv().await {
+        loop {
+            let order = match self.delayed.take() {
+                Some(order) => order,
+                None => match self.inbox.recv().await {
+                    Some(order) => order,
+                    None => return,
+                },
+            };
             let (proved, why) = match &*self.tell.borrow() {
                 News::Lost { proved, why } => (*proved, why.clone()),
                 News::Held { .. } | News::InDanger { .. } => (true, String::new()),

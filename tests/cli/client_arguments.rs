@@ -37,7 +37,7 @@ fn what_the_command_line_cannot_mean_is_said_like_everything_else() {
     for (args, part) in [
         (&["acquire"] as &[&str], "KEY"),
         (&["acquire", "k", "--no-such-flag"], "--no-such-flag"),
-        (&["acquire", "k", "-l", "0"], "more than 0"),
+        (&["acquire", "k", "-l", "0"], "at least 1s"),
         (&["acquire", "k", "-n", "-w", "1"], "--timeout"),
         (&["acquire", "k", "-w", "soon"], "\"soon\" is no duration"),
         (&["acquire", "k", "--owner", "none"], "--max-hold"),

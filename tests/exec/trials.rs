@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::trials_checker::{Break, Verdict, check, spread};
 use super::trials_faults;
-use super::trials_fleet::{MANNERS, Manners, Role, Tail, furnish, processes, send, start};
+use super::trials_fleet::{MANNERS, Manners, Role, Tail, furnish, has_life, processes, send, start};
 use crate::house::clean::{House, Running};
 use crate::house::original::Original;
 use crate::house::proxy::Proxy;
@@ -54,7 +54,7 @@ pub(crate) struct Run {
     pub(crate) proxied: bool,
     /// Its guardian is gone: it must not be killed or frozen any more.
     pub(crate) tender: bool,
-    /// How it may end; only how, if `must`.
+    /// How it may end.
     pub(crate) may: Vec<i32>,
 }
 
@@ -128,14 +128,6 @@ impl Lane {
             if said.code == 79 {
                 let left = processes(&self.house, Some(&name));
                 assert!(left.iter().all(|one| one.role != Role::Job), "orphans of a lost lock: {left:?}");
-                if let Some(guardian) = left.first() {
-                    let wchan = std::fs::read_to_string(format!("/proc/{}/wchan", guardian.pid));
-                    self.story.push(format!("a guardian stays after {name}: {wchan:?} {}", said.err.trim()));
-                    println!("a guardian stays after {name}: {wchan:?} {}", said.err.trim());
-                    let b = now();
-                    wait_for("its end", || processes(&self.house, Some(&name)).is_empty().then_some(()));
-                    println!("a guardian stayed for {:?}", b.elapsed());
-                }
             }
         }
         while self.refills && self.runs.len() < FLEET {
@@ -144,10 +136,13 @@ impl Lane {
             let lease = *self.random.pick(&[2, 2, 3, 20]);
             let manners = *self.random.pick(&MANNERS);
             let proxied = self.random.chance(60);
+            // Whoever waits may be sent away by many a fault. On a busy machine a short lease may be lost for
+            // nothing. Both are allowed, and safe.
+            let may = if lease < 10 { vec![0, 69, 79] } else { vec![0, 69] };
             let lines = 5 + self.random.below(40);
             let server = if proxied { self.proxy.address.clone() } else { self.address.clone() };
             let running = start(&self.house, &server, &name, lines, manners, &["-l", &lease.to_string()]);
-            self.runs.push(Run { name, running, lease, manners, proxied, tender: false, may: vec![0] });
+            self.runs.push(Run { name, running, lease, manners, proxied, tender: false, may });
         }
     }
 
@@ -223,9 +218,7 @@ impl Lane {
 
 impl Run {
     fn is_running(&self) -> bool {
-        // Not reaped yet: its number stays its own until `finish`.
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.running.pid)).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, tail)| !tail.starts_with(" Z"))
+        has_life(self.running.pid)
     }
 
     pub(crate) fn send(&self, signal: Signal) {
@@ -261,6 +254,7 @@ fn trials() {
     assert_eq!(broken, 0, "lanes that failed; DFLOCK_SEED={seed} runs them again");
 }
 
+#[expect(clippy::print_stdout, reason = "the story and its figures")]
 fn run_lane(at: usize, site: Site, seed: u64, rounds: u64) -> u64 {
     let mut lane = Lane::open(site, seed);
     // However it ends, the story is told.
@@ -269,6 +263,10 @@ fn run_lane(at: usize, site: Site, seed: u64, rounds: u64) -> u64 {
     let Ok((verdict, done)) = ended else {
         let from = lane.story.len().saturating_sub(12);
         println!("lane {at} ({site:?}) failed; its last faults: {:#?}", &lane.story[from..]);
+        lane.tail.read();
+        let verdict = check(&lane.tail.lines, site != Site::Original, &lane.breaks);
+        let (count, some) = (verdict.violations.len(), verdict.violations.first());
+        println!("lane {at}: {count} lines out of place by then: {some:?}");
         for run in &lane.runs {
             run.send(Signal::SIGCONT);
         }

@@ -10,11 +10,12 @@ pub(crate) struct Line {
     pub(crate) at: u64,
 }
 
-/// The server forgot its locks at `at`: until `until` those who had one may still be there.
-#[derive(Clone, Copy, Debug)]
+/// The server forgot the locks of `whom` at `at`: until `until` they may still be there.
+#[derive(Clone, Debug)]
 pub(crate) struct Break {
     pub(crate) at: u64,
     pub(crate) until: u64,
+    pub(crate) whom: Vec<String>,
 }
 
 /// What the log proves.
@@ -26,6 +27,12 @@ pub(crate) struct Verdict {
     pub(crate) tails: Vec<u64>,
     /// The same, as far as another child ran by then.
     pub(crate) overlaps: Vec<u64>,
+}
+
+impl Break {
+    fn excuses(&self, line: &Line) -> bool {
+        self.at <= line.at && line.at <= self.until && self.whom.contains(&line.name)
+    }
 }
 
 impl Line {
@@ -50,7 +57,7 @@ pub(crate) fn check(lines: &[Line], fences: bool, breaks: &[Break]) -> Verdict {
     let mut seen: HashMap<&str, u64> = HashMap::new();
     let mut newest: Option<&Line> = None;
     for (number, line) in lines.iter().enumerate() {
-        let excused = breaks.iter().rev().find(|broken| broken.at <= line.at && line.at <= broken.until);
+        let excused = breaks.iter().rev().find(|broken| broken.excuses(line));
         match seen.get(line.name.as_str()) {
             None => {
                 if fences && newest.is_some_and(|newest| line.fence <= newest.fence) {
@@ -79,9 +86,12 @@ pub(crate) fn check(lines: &[Line], fences: bool, breaks: &[Break]) -> Verdict {
     verdict
 }
 
-/// Whoever wrote last before a break may write on only for a while.
+/// Whoever wrote last before a break and lost its lock by it may write on only for a while.
 fn look_at_break(lines: &[Line], broken: &Break, verdict: &mut Verdict) {
     let Some(before) = lines.iter().rev().find(|line| line.at < broken.at) else { return };
+    if !broken.whom.contains(&before.name) {
+        return;
+    }
     let last = lines.iter().rev().find(|line| line.name == before.name).unwrap_or(before);
     if last.at > broken.until {
         verdict.violations.push(format!("{last:?} ran on long after {broken:?}"));
@@ -130,12 +140,14 @@ fn the_checker_finds_what_was_planted() {
 #[test]
 fn the_checker_excuses_only_what_a_break_excuses() {
     let story = lines("a1 a1 b2 a1 b2 b2");
-    let check = |at, until| check(&story, true, &[Break { at, until }]);
+    let check = |at, until| check(&story, true, &[Break { at, until, whom: vec!["a1".to_owned()] }]);
     let verdict = check(2, 4);
     assert_eq!((verdict.violations.len(), verdict.overlaps.as_slice()), (0, &[1][..]), "{verdict:?}");
     assert_eq!(verdict.tails, [1]);
     assert_eq!(check(4, 5).violations.len(), 1, "an overlap before the break");
     assert_eq!(check(2, 2).violations.len(), 2, "too long after it, and beside another one");
+    let other = Break { at: 2, until: 4, whom: vec!["b2".to_owned()] };
+    assert_eq!(super::trials_checker::check(&story, true, &[other]).violations.len(), 1, "somebody else's break");
 }
 
 #[test]

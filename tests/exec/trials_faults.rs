@@ -45,7 +45,12 @@ pub(crate) fn inject(lane: &mut Lane) -> bool {
         _ => None,
     };
     let (name, fault) = of_server.unwrap_or_else(|| *lane.random.pick(&ANYWHERE));
-    let Some(detail) = fault(lane) else { return false };
+    // Should it never end, the story tells which it was.
+    let at = lane.story.len();
+    lane.story.push(format!("end of nothing: {name} began (line {})", lane.tail.lines.len()));
+    let detail = fault(lane);
+    lane.story.remove(at);
+    let Some(detail) = detail else { return false };
     lane.story.push(format!("{name}: {detail} (line {})", lane.tail.lines.len()));
     true
 }
@@ -58,10 +63,10 @@ fn short(run: &Run) -> bool {
     !run.tender && run.lease < 10
 }
 
-/// A short lease may not survive what a long one does.
-fn forgive(lane: &mut Lane, fits: impl Fn(&Run) -> bool, codes: &[i32]) {
+/// These may lose their lock.
+fn forgive(lane: &mut Lane, fits: impl Fn(&Run) -> bool) {
     for run in lane.runs.iter_mut().filter(|run| fits(run)) {
-        run.may.extend(codes);
+        run.may.push(79);
     }
 }
 
@@ -124,9 +129,6 @@ fn freeze_for_a_moment(lane: &mut Lane) -> Option<String> {
     let at = lane.writer(sturdy)?;
     let name = lane.runs[at].name.clone();
     lane.runs[at].send(Signal::SIGSTOP);
-    if lane.runs[at].lease < 10 {
-        lane.runs[at].may.push(79);
-    }
     let lines = lane.random.below(30);
     lane.pass_time(lines, Duration::from_millis(300));
     let at = lane.find(&name)?;
@@ -139,7 +141,6 @@ fn freeze_waiter(lane: &mut Lane) -> Option<String> {
     let at = waiter(lane).filter(|at| short(&lane.runs[*at]))?;
     let name = lane.runs[at].name.clone();
     lane.runs[at].send(Signal::SIGSTOP);
-    lane.runs[at].may.extend([69, 79]);
     let pause = Duration::from_millis(lane.random.below(2500));
     lane.pass_time(u64::MAX / 2, pause);
     let at = lane.find(&name)?;
@@ -170,26 +171,16 @@ fn kill_child(lane: &mut Lane) -> Option<String> {
 
 /// Whoever waits may be sent away; whoever holds resumes, or has lost its lock.
 fn cut(lane: &mut Lane) -> Option<String> {
-    if std::env::var_os("GENTLE").is_some() && lane.site != Site::Original {
-        let at = lane.writer(|_| true)?;
-        let name = lane.runs[at].name.clone();
-        lane.pass_time(10, SOON);
-        let at = lane.writer(|_| true)?;
-        if name != lane.runs[at].name { return None; }
-        forgive(lane, |run| run.proxied, &[69]);
-        lane.proxy.cut();
-        lane.pass_time(100, SOON);
-        return Some("once".to_owned());
-    }
     let again = if lane.random.chance(30) { 1 + lane.random.below(3) } else { 0 };
     for time in 0..=again {
-        let proxied = |run: &Run| run.proxied;
-        forgive(lane, proxied, if lane.site == Site::Original { &[69, 79] } else { &[69] });
-        forgive(lane, |run| run.proxied && run.lease < 10, &[79]);
+        if lane.site == Site::Original {
+            forgive(lane, |run| run.proxied);
+        }
+        let whom = lane.runs.iter().filter(|run| run.proxied).map(|run| run.name.clone()).collect();
         let at = wall();
         lane.proxy.cut();
         if lane.site == Site::Original {
-            lane.breaks.push(Break { at, until: at + EXCUSED });
+            lane.breaks.push(Break { at, until: at + EXCUSED, whom });
         }
         if time < again {
             let lines = lane.random.below(20);
@@ -203,16 +194,12 @@ fn slow_wire(lane: &mut Lane) -> Option<String> {
     let delay = Duration::from_millis(5 + lane.random.below(100));
     lane.proxy.delay(delay);
     let lines = 5 + lane.random.below(60);
-    forgive(lane, |run| run.proxied && run.lease < 10, &[79]);
     lane.pass_time(lines, SOON);
     lane.proxy.delay(Duration::ZERO);
     Some(format!("{delay:?}"))
 }
 
 fn slow_wire_and_cut(lane: &mut Lane) -> Option<String> {
-    if std::env::var_os("GENTLE").is_some() && lane.site != Site::Original {
-        return None;
-    }
     let delay = Duration::from_millis(5 + lane.random.below(60));
     lane.proxy.delay(delay);
     let lines = lane.random.below(40);
@@ -226,10 +213,8 @@ fn slow_wire_and_cut(lane: &mut Lane) -> Option<String> {
 
 fn swallow_for_a_moment(lane: &mut Lane) -> Option<String> {
     lane.proxy.swallow(true);
-    forgive(lane, |run| run.proxied && run.lease < 10, &[79, 69]);
     let lines = 1 + lane.random.below(40);
     lane.pass_time(lines, SOON);
-    forgive(lane, |run| run.proxied && run.lease < 10, &[79, 69]);
     lane.proxy.swallow(false);
     Some(format!("{lines} lines"))
 }
@@ -239,13 +224,11 @@ fn swallow_past_lease(lane: &mut Lane) -> Option<String> {
     let at = lane.writer(|run| short(run) && run.proxied)?;
     let name = lane.runs[at].name.clone();
     lane.proxy.swallow(true);
-    lane.runs[at].may.push(79);
     lane.wait_for_end(&name);
     if lane.random.chance(50) {
         let lines = lane.random.below(20);
         lane.pass_time(lines, SOON);
     }
-    forgive(lane, |run| run.proxied, &[69, 79]);
     lane.proxy.swallow(false);
     drop(stay);
     Some(name)
@@ -258,15 +241,12 @@ fn freeze_server(lane: &mut Lane) -> Option<String> {
     let (name, lease) = (lane.runs[at].name.clone(), lane.runs[at].lease);
     let server = lane.server.as_ref()?.pid().cast_signed();
     send(server, Signal::SIGSTOP);
-    forgive(lane, |run| run.lease < 10, &[79]);
     if lease < 10 && lane.random.chance(50) {
         lane.wait_for_end(&name);
     } else {
         let pause = Duration::from_millis(lane.random.below(400));
         lane.pass_time(u64::MAX / 2, pause);
     }
-    forgive(lane, |_| true, &[69]);
-    forgive(lane, |run| run.lease < 10, &[79]);
     send(server, Signal::SIGCONT);
     drop(stay);
     Some(name)
@@ -280,13 +260,14 @@ fn restart_server(lane: &mut Lane) -> Option<String> {
     let port = server.address.rsplit_once(':').map(|(_, port)| port.to_owned())?;
     server.signal("KILL");
     server.wait();
-    forgive(lane, |_| true, &[69, 79]);
+    forgive(lane, |_| true);
     let begin = now();
     lane.until("a second", |_| (begin.elapsed() > Duration::from_secs(1)).then_some(()));
-    forgive(lane, |_| true, &[69, 79]);
+    forgive(lane, |_| true);
+    let whom = lane.runs.iter().map(|run| run.name.clone()).collect();
     let at = wall();
     lane.server = Some(Server::start(&["--port", &port]));
-    lane.breaks.push(Break { at, until: at + EXCUSED });
+    lane.breaks.push(Break { at, until: at + EXCUSED, whom });
     // Whoever was there before has gone, and others have come.
     let lines = 5 + lane.random.below(20);
     lane.pass_time(lines, Duration::from_secs(2));

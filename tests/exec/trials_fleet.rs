@@ -142,7 +142,7 @@ pub(crate) fn processes(house: &House, run: Option<&str>) -> Vec<Process> {
         let environ = String::from_utf8_lossy(&environ);
         let find = |what: &str| environ.split('\0').find_map(|word| word.strip_prefix(what));
         let name = find("TRIAL=")?;
-        if !environ.split('\0').any(|word| word == home) || run.is_some_and(|run| run != name) {
+        if !environ.split('\0').any(|word| word == home) {
             return None;
         }
         let comm = std::fs::read_to_string(entry.path().join("comm")).ok()?;
@@ -153,7 +153,7 @@ pub(crate) fn processes(house: &House, run: Option<&str>) -> Vec<Process> {
         };
         Some(Process { pid, group: living_group(&entry.path())?, run: name.to_owned(), role })
     });
-    found.collect()
+    found.filter(|process| run.is_none_or(|run| process.run == run)).collect()
 }
 
 /// The process group of whoever is more than a name.
@@ -176,4 +176,9 @@ pub(crate) fn group_lives(group: i32) -> bool {
 /// To a process of ours, which may have ended by itself at this moment; a negative number is a group.
 pub(crate) fn send(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
+}
+
+/// Whether a child of ours, which nobody has waited for, is more than a name.
+pub(crate) fn has_life(pid: u32) -> bool {
+    living_group(Path::new(&format!("/proc/{pid}"))).is_some()
 }
