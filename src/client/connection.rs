@@ -194,7 +194,7 @@ impl Connection {
     async fn line(&mut self, expect: Expect) -> Result<Vec<u8>, Trouble> {
         let mut searched = 0;
         loop {
-            let is_document = expect == Expect::Document && self.input.starts_with(b"ok {");
+            let is_document = expect == Expect::Document && answer::is_document_so_far(&self.input);
             let limit = if is_document { MAX_DOCUMENT } else { MAX_ANSWER };
             if let Some(at) = self.input[searched..].iter().position(|byte| *byte == b'\n') {
                 let rest = self.input.split_off(searched + at + 1);
