@@ -186,8 +186,8 @@ impl Script {
         let kill_after = self.rules.kill_after;
         let grace =
             if proved && !self.rules.kill_after_given { kill_after.min(GRACE_AFTER_PROVED_LOSS) } else { kill_after };
-        // A loss that is not proved leaves the time until the lease ends: it is still ours.
-        let kill_at = if proved { now + grace } else { self.dead_at.min(now + grace).max(now) };
+        // Never beyond the end of the lease, whatever the grace; a loss that is not proved leaves the time until then.
+        let kill_at = self.dead_at.min(now + grace).max(now);
         self.end_group(Why::Lost, kill_at, actions);
     }
 

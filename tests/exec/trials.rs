@@ -238,6 +238,7 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn trials() {
+    let _quiet = crate::quiet();
     let seed = number("DFLOCK_SEED").unwrap_or_else(wall);
     let rounds = number("DFLOCK_ROUNDS").unwrap_or(ROUNDS);
     println!("DFLOCK_SEED={seed} DFLOCK_ROUNDS={rounds}");

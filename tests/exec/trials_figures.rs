@@ -153,6 +153,7 @@ fn a_cut_connection_to_our_server_is_resumed_and_the_child_never_knows() {
 
 #[test]
 fn a_black_hole_longer_than_the_lease_ends_the_child_before_the_lease_ends() {
+    let _quiet = crate::quiet();
     let server = Server::start(&[]);
     let original = Original::start(Duration::from_secs(10));
     for address in [&server.address, &original.address] {
