@@ -124,7 +124,12 @@ impl Acquire {
         let owner = self.keep.owner()?;
         let site = site_of(&settings, &self.target)?;
         let backend = backend_of(&site)?;
-        backend.check(if limit.is_some() { Feature::Semaphores } else { Feature::TwoPhase })?;
+        if limit.is_some() {
+            backend.check(Feature::Semaphores)?;
+        }
+        if two_phase {
+            backend.check(Feature::TwoPhase)?;
+        }
         let (_, server) = backend.server_of(&key);
         local::ensure(&settings)?;
         if let Some(owner) = owner {

@@ -67,11 +67,6 @@ impl Plan {
         self.renew_at = now + pause;
     }
 
-    /// A renewal as soon as possible.
-    pub fn hurry(&mut self, now: Moment) {
-        self.renew_at = now;
-    }
-
     pub fn lease(&self) -> Duration {
         self.lease
     }
@@ -85,11 +80,6 @@ impl Plan {
     /// When a child is told to end.
     pub fn term_at(&self) -> Moment {
         self.dead_at() - self.grace.min(self.lease / 4)
-    }
-
-    /// Attempts were made and got no answer: worth a word to the user.
-    pub fn is_in_danger(&self) -> bool {
-        self.failures > 0
     }
 
     pub fn step(&self, now: Moment) -> Step {
