@@ -1,13 +1,14 @@
 //! The command line as a type: the list of verbs.
 
-use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsStr;
+
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::sys::signal::Signal;
 
 use crate::command::acquire::Acquire;
 use crate::command::config::Config;
 use crate::command::enqueue::Enqueue;
 use crate::command::exec::Exec;
-
 use crate::command::holders::Holders;
 use crate::command::manner::Manner;
 use crate::command::release::Release;
@@ -45,14 +46,45 @@ enum Verb {
     Config(Box<Config>),
 }
 
+type Describe = fn(Command) -> Command;
+
+/// Each verb by itself, as [`Verb`] has them all.
+const VERBS: [(&str, Describe); 12] = [
+    ("exec", Exec::augment_args),
+    ("acquire", Acquire::augment_args),
+    ("release", Release::augment_args),
+    ("renew", Renew::augment_args),
+    ("enqueue", Enqueue::augment_args),
+    ("wait", WaitFor::augment_args),
+    ("sem", Sem::augment_args),
+    ("status", Status::augment_args),
+    ("stats", Stats::augment_args),
+    ("holders", Holders::augment_args),
+    ("serve", Serve::augment_args),
+    ("config", Config::augment_args),
+];
+
+/// What stands above every verb.
+fn top() -> Command {
+    Command::new("dflock").version(env!("CARGO_PKG_VERSION")).disable_help_subcommand(true).max_term_width(100)
+}
+
 impl Cli {
     /// Reads the arguments, and the environment where a flag has a variable.
     pub fn from_command_line() -> Result<Cli, clap::Error> {
-        let command = Cli::command().mut_subcommands(|verb| {
+        let verb = std::env::args_os().nth(1);
+        let command = verb.as_deref().and_then(Cli::command_with).unwrap_or_else(Cli::command);
+        let command = command.mut_subcommands(|verb| {
             // Of a flag that is given twice the last one counts, as where a script adds to a wrapper's.
             verb.args_override_self(true).mut_args(without_empty_variable)
         });
         Cli::from_arg_matches(&command.try_get_matches()?)
+    }
+
+    /// The command line with one verb only: to describe them all takes longer than to take a lock.
+    fn command_with(verb: &OsStr) -> Option<Command> {
+        let (name, describe) = VERBS.iter().find(|(name, _)| verb == *name)?;
+        Some(top().subcommand(describe(Command::new(*name))))
     }
 
     /// Runs the command; says how to leave where that is not a failure's to say.
@@ -114,4 +146,24 @@ impl Leave {
 fn without_empty_variable(argument: Arg) -> Arg {
     let is_empty = |name| std::env::var_os(name).is_some_and(|value| value.is_empty());
     if argument.get_env().is_some_and(is_empty) { argument.env(None::<&'static str>) } else { argument }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verb_by_itself_is_the_one_among_all() {
+        let mut all = Cli::command();
+        all.build();
+        let names: Vec<&str> = all.get_subcommands().map(Command::get_name).collect();
+        assert_eq!(names, VERBS.map(|(name, _)| name));
+        for (name, _) in VERBS {
+            let mut alone = Cli::command_with(OsStr::new(name)).unwrap();
+            alone.build();
+            let help =
+                |command: &mut Command| command.find_subcommand_mut(name).unwrap().render_long_help().to_string();
+            assert_eq!(help(&mut alone), help(&mut all));
+        }
+    }
 }

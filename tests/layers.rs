@@ -15,7 +15,7 @@ const BELOW: &[(&str, &[&str])] = &[
     ),
     ("exec", &["lease", "backend", "lock"]),
     ("holder", &["lease", "backend", "client", "net", "lock"]),
-    ("lease", &["backend"]),
+    ("lease", &["backend", "lock"]),
     ("backend", &["client", "net", "wire", "lock"]),
     ("client", &["net", "wire", "lock"]),
     ("server", &["net", "wire", "lock"]),

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use super::{Ask, Renewal, Stats, Status, Wait};
+use super::{Ask, Inherited, Renewal, Stats, Status, Wait};
 use crate::client::cluster::{Answered, Patience, Shard};
 use crate::client::connection::{Connection, No, Said};
 use crate::client::retry::Backoff;
@@ -133,6 +133,19 @@ impl Servers {
             Said::Queued { .. } => Ok(Joined::Queued(Place { site, connection, lease: ask.lease })),
             Said::Refused(no) => Err(site.refused("queue for", &no, &server)),
             said => Err(site.nonsense("take", &said, &server)),
+        }
+    }
+
+    pub async fn take_over(&self, key: &Key, kind: Kind, left: Inherited) -> Result<Hold, Failure> {
+        let site = self.site(key, kind);
+        let member = site.shard.members[0].clone();
+        let Inherited { token, fence, lease } = left;
+        let grant = Grant { token, fence, lease, asked: clock::now(), server: member.to_string() };
+        let mut hold = Hold { site, connection: None, grant, resume: Duration::ZERO };
+        match hold.restore(clock::now() + self.access.connect_timeout).await {
+            Renewal::Renewed { .. } => Ok(hold),
+            Renewal::Gone => Err(hold.site.lost("take over", &member)),
+            Renewal::Unknown(why) => Err(hold.site.trouble("take over", Trouble::Broken(why), &member)),
         }
     }
 

@@ -9,6 +9,8 @@ mod report;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub use report::{IdleRow, LockRow, SemaphoreRow, Stats, Status};
 
 use crate::clock::Moment;
@@ -31,6 +33,14 @@ pub enum Wait {
     /// Zero: not at all.
     For(Duration),
     Forever,
+}
+
+/// A lock that another process of ours leaves to us.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Inherited {
+    pub token: Token,
+    pub fence: Option<u64>,
+    pub lease: Duration,
 }
 
 /// Something that not every service can do.
@@ -100,6 +110,13 @@ impl Backend {
                 dflockd::Joined::Held(hold) => Joined::Held(Hold::Dflockd(hold)),
                 dflockd::Joined::Queued(place) => Joined::Queued(Place::Dflockd(place)),
             }),
+        }
+    }
+
+    /// Goes on keeping a lock that another process of ours took, and leaves to us.
+    pub async fn take_over(&self, key: &Key, kind: Kind, left: Inherited) -> Result<Hold, Failure> {
+        match self {
+            Backend::Dflockd(servers) => servers.take_over(key, kind, left).await.map(Hold::Dflockd),
         }
     }
 

@@ -146,6 +146,7 @@ impl Acquire {
             owner,
             max_hold: self.keep.max_hold,
             signal_on_lost: self.keep.signal_on_lost,
+            inherited: None,
         };
         let started = start::start(&job, &server).map_err(|failure| {
             let manner = self.manner;

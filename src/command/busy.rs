@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::manner::Manner;
-use crate::backend::Backend;
+use crate::backend::{Backend, SemaphoreRow, Status};
 use crate::error::{Failure, Kind};
 use crate::lock::Key;
 use crate::output;
@@ -20,14 +20,20 @@ pub(crate) async fn who_has_it(backend: &Backend, key: &Key, mut failure: Failur
         return failure;
     }
     if let Ok(Ok(status)) = timeout(WITHIN, backend.status(key)).await {
-        let lock = status.lock.map(|row| {
-            let (owner, left, waiters) = (row.owner_conn_id, row.lease_expires_in_s, row.waiters);
-            format!("connection {owner} has it, {left:.0}s of its lease are left, {waiters} wait")
-        });
-        let semaphore = status
-            .semaphore
-            .map(|row| format!("{} of {} slots are held, {} wait", row.holders, row.limit, row.waiters));
-        failure.hint = lock.or(semaphore).or(failure.hint);
+        failure.hint = in_words(&status).or(failure.hint);
     }
     failure
+}
+
+/// What the server says of a lock that is held.
+pub(crate) fn in_words(status: &Status) -> Option<String> {
+    let lock = status.lock.as_ref().map(|row| {
+        let (owner, left, waiters) = (row.owner_conn_id, row.lease_expires_in_s, row.waiters);
+        format!("connection {owner} has it, {left:.0}s of its lease are left, {waiters} wait")
+    });
+    let slots = |row: &SemaphoreRow| {
+        let (holders, limit, waiters) = (row.holders, row.limit, row.waiters);
+        format!("{holders} of {limit} slots are held, {waiters} wait")
+    };
+    lock.or_else(|| status.semaphore.as_ref().map(slots))
 }

@@ -7,17 +7,18 @@ use std::time::Duration;
 use clap::Args;
 
 use super::acquire::Patience;
-use super::busy::who_has_it;
+use super::busy::{in_words, who_has_it};
 use super::local;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
-use crate::backend::{Ask, Wait};
+use crate::backend::{Ask, Backend, Inherited, Status, Wait};
 use crate::error::{Failure, Kind as Wrong};
 use crate::exec::guard::{Guard, Left};
 use crate::exec::script::Rules;
 use crate::exec::{self, Job, Outcome, SHORTEST_LEASE};
-use crate::lock::{Key, Kind};
+use crate::holder::{self, Site, start};
+use crate::lock::{Grant, Key, Kind};
 use crate::output;
 use crate::settings::duration;
 
@@ -71,6 +72,10 @@ pub struct Exec {
     /// How long the command may run; then it is stopped and the exit code is 124
     #[arg(long, value_name = "DUR", value_parser = duration::parse_above_zero)]
     max_runtime: Option<Duration>,
+
+    /// Keep the lock at least this long, even if the command ends before: a holder has it meanwhile
+    #[arg(long, value_name = "DUR", value_parser = duration::parse_above_zero)]
+    min_hold: Option<Duration>,
 
     /// Wait a random time up to this before asking
     #[arg(long, value_name = "DUR", value_parser = duration::parse)]
@@ -126,16 +131,12 @@ impl Exec {
             Some(script) => vec!["/bin/sh".into(), "-c".into(), script],
             None => self.program,
         };
-        let job = Job { asks, program, rules, held };
+        let job = Job { asks, program, rules, held, min_hold: self.min_hold.unwrap_or_default() };
         // Before the first thread: it is a copy of this process.
         let let_go = |left| let_go(left, &site);
         let guard = Guard::start(&let_go)?;
-        let user = Onlooker {
-            manner: self.manner,
-            key: job.asks[0].key.to_string(),
-            server: backend.server_of(&job.asks[0].key).1,
-        };
         let key = job.asks[0].key.clone();
+        let user = Onlooker { manner: self.manner, key: &key, backend: &backend, site: &site };
         let manner = self.manner;
         let jitter = self.jitter.unwrap_or_default();
         let outcome = super::block_on(async {
@@ -171,26 +172,58 @@ impl Exec {
 }
 
 /// A person at a terminal, or nobody.
-struct Onlooker {
+struct Onlooker<'a> {
     manner: Manner,
-    key: String,
-    server: String,
+    key: &'a Key,
+    backend: &'a Backend,
+    site: &'a Site,
 }
 
-impl exec::User for Onlooker {
+impl exec::User for Onlooker<'_> {
     fn say(&self, text: &str) {
         output::remark(text);
     }
 
-    fn waiting(&self, time: Duration) {
-        if !self.manner.quiet {
-            let seconds = time.as_secs();
-            output::passing(&format!("dflock: waiting for {} on {}, {seconds}s so far", self.key, self.server));
-        }
+    fn is_watching(&self) -> bool {
+        !self.manner.quiet && output::is_person_there()
+    }
+
+    fn waiting(&self, time: Duration, known: Option<&Status>) {
+        let (key, seconds) = (self.key, time.as_secs());
+        let server = self.backend.server_of(key).1;
+        let known = known.and_then(in_words).map_or(String::new(), |words| format!(": {words}"));
+        output::passing(&format!("dflock: waiting for {key} on {server}, {seconds}s so far{known}"));
     }
 
     fn waited(&self) {
         output::passed();
+    }
+
+    fn hand_over(&self, ask: &Ask, grant: &Grant, time: Duration) -> Result<(), Failure> {
+        let stays = |why: &dyn std::fmt::Display| {
+            self.manner.remark(|| format!("{} is kept by dflock itself for {time:.1?}: {why}", ask.key));
+        };
+        if std::process::id() == 1 {
+            stays(&"with process 1 every holder would end");
+            return Err(Failure::new(Wrong::Internal, "process 1 has to stay"));
+        }
+        let Grant { token, fence, lease, server, .. } = grant.clone();
+        let job = holder::Job {
+            site: self.site.clone(),
+            key: ask.key.clone(),
+            kind: ask.kind,
+            lease: Some(lease),
+            wait: None,
+            two_phase: false,
+            owner: None,
+            max_hold: Some(time),
+            signal_on_lost: None,
+            inherited: Some(Inherited { token, fence, lease }),
+        };
+        let started = start::start(&job, &server).inspect_err(|failure| stays(failure))?;
+        self.manner.remark(|| format!("{} is kept for {time:.1?} by process {}", ask.key, started.report.pid));
+        started.thank();
+        Ok(())
     }
 }
 
@@ -211,7 +244,7 @@ fn nested(asks: &[Ask]) -> Result<OsString, Failure> {
 }
 
 /// In the guardian, after the group is gone: a server may keep a lock for a dflock that will not come back.
-fn let_go(left: Vec<Left>, site: &crate::holder::Site) {
+fn let_go(left: Vec<Left>, site: &Site) {
     if left.is_empty() {
         return;
     }

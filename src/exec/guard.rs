@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
 };
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -109,19 +109,29 @@ impl Guard {
         self.send(&Message::Lock { key, space, token }, connection)
     }
 
-    /// Sends it away, and reads its end: where nobody reaps orphans it would stay as a name for ever.
+    /// Sends it away.
     pub fn farewell(self) {
-        if self.send(&Message::Farewell, None).is_ok() {
-            let mut gone = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
-            let _ = poll(&mut gone, PollTimeout::from(FAREWELL_MS));
-        }
-        // Its end of the socket closes a moment before it is gone.
-        for _ in 0..FAREWELL_MS {
-            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_micros(100)),
-                _ => return,
+        self.say_farewell();
+        self.see_off();
+    }
+
+    /// Tells it that it is not needed any more.
+    pub fn say_farewell(&self) {
+        // If it is gone already, all the better.
+        let _ = self.send(&Message::Farewell, None);
+    }
+
+    /// Reads its end: where nobody reaps orphans it would stay as a name for ever.
+    pub fn see_off(self) {
+        let mut gone = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        let closed = loop {
+            match poll(&mut gone, PollTimeout::from(FAREWELL_MS)) {
+                Err(Errno::EINTR) => {}
+                polled => break polled == Ok(1),
             }
-        }
+        };
+        // With its end of the socket closed nothing can stop it any more on its way out.
+        let _ = waitpid(self.pid, if closed { None } else { Some(WaitPidFlag::WNOHANG) });
     }
 
     fn send(&self, message: &Message, connection: Option<&OwnedFd>) -> io::Result<()> {

@@ -46,6 +46,17 @@ impl Signals {
         }
         Ok(Signals { sent, child: signal(SignalKind::child())? })
     }
+
+    /// The next signal that ends dflock while it waits.
+    pub(super) async fn end_of_wait(&mut self) -> Signal {
+        loop {
+            match self.sent.recv().await {
+                Some(signal) if ends_a_wait(signal) => return signal,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
 }
 
 /// A bit for each signal, as `nohup` and shells leave them.
@@ -55,7 +66,6 @@ fn ignored_at_start() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Whether a signal ends dflock while it waits for the lock.
-pub(super) fn ends_a_wait(signal: Signal) -> bool {
+fn ends_a_wait(signal: Signal) -> bool {
     matches!(signal, Signal::SIGHUP | Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT)
 }

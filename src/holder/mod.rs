@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Inherited;
 use crate::lock::{Key, Kind, Token};
 use owner::Owner;
 
@@ -53,6 +54,8 @@ pub struct Job {
     pub owner: Option<Owner>,
     pub max_hold: Option<Duration>,
     pub signal_on_lost: Option<i32>,
+    /// Instead of taking the lock: it is ours already.
+    pub inherited: Option<Inherited>,
 }
 
 /// What a holder says once it has the lock, or its place.

@@ -123,7 +123,11 @@ async fn join(job: Job, backend: Backend, stopped: oneshot::Receiver<()>) -> Res
     let ask =
         Ask { key: job.key.clone(), kind: job.kind, lease: job.lease, wait: job.wait.map_or(Wait::Forever, Wait::For) };
     let asking = async {
-        if job.two_phase { backend.enqueue(&ask).await } else { backend.acquire(&ask).await.map(Joined::Held) }
+        match job.inherited.clone() {
+            Some(left) => backend.take_over(&job.key, job.kind, left).await.map(Joined::Held),
+            None if job.two_phase => backend.enqueue(&ask).await,
+            None => backend.acquire(&ask).await.map(Joined::Held),
+        }
     };
     let joined = tokio::select! {
         joined = asking => joined?,

@@ -9,6 +9,7 @@ use super::plan::{Plan, Step};
 use crate::backend::{Hold, Renewal};
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
+use crate::lock::Grant;
 
 /// How long one renewal may take where another way to the server can be tried after it.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -31,26 +32,38 @@ pub enum News {
 }
 
 enum Order {
-    Renew { lease: Option<Duration>, answer: oneshot::Sender<Result<Duration, Failure>> },
-    Release { answer: oneshot::Sender<Result<(), Failure>> },
+    Renew {
+        lease: Option<Duration>,
+        answer: oneshot::Sender<Result<Duration, Failure>>,
+    },
+    Release {
+        answer: oneshot::Sender<Result<(), Failure>>,
+    },
+    /// Somebody else keeps the lock now.
+    Leave,
 }
 
 /// The owner's end of a lock that is being kept. Dropping it closes the connection.
 pub struct Keeper {
     pub news: watch::Receiver<News>,
+    /// What it was at the start.
+    pub grant: Grant,
+    /// Whether another process can take the lock over with its token.
+    pub can_move: bool,
     orders: mpsc::Sender<Order>,
 }
 
 impl Keeper {
     /// Keeps `hold` from now on; `grace` is how long before the end of the lease news of its loss are needed.
     pub fn start(hold: Hold, grace: Duration) -> Keeper {
-        let grant = hold.grant();
+        let grant = hold.grant().clone();
+        let can_move = hold.outlives_connection();
         let plan = Plan::new(grant.asked, grant.lease, grace, hold.rhythm());
         let held = News::Held { term_at: plan.term_at(), dead_at: plan.dead_at(), lease: plan.lease() };
         let (tell, news) = watch::channel(held);
         let (orders, inbox) = mpsc::channel(4);
         tokio::spawn(Keeping { hold, plan, tell, inbox, delayed: None, alarm: Alarm::new() }.run());
-        Keeper { news, orders }
+        Keeper { news, grant, can_move, orders }
     }
 
     /// Renews now, for `lease` or as long as before; says how long the lease is then.
@@ -61,6 +74,12 @@ impl Keeper {
             let sent = orders.send(Order::Renew { lease, answer }).await;
             if sent.is_err() { Err(lost(&news)) } else { result.await.unwrap_or_else(|_| Err(lost(&news))) }
         }
+    }
+
+    /// Ends without giving the lock back: another process has taken it over.
+    pub async fn leave(self) {
+        // It may have ended by itself, which is as good.
+        let _ = self.orders.send(Order::Leave).await;
     }
 
     /// Gives the lock back.
@@ -124,6 +143,7 @@ impl Keeping {
             let lost = Failure::new(Kind::Lost, format!("the lock was lost: {why}"));
             // Nobody may wait for the answer any more.
             let _ = match order {
+                Order::Leave => Ok(()),
                 Order::Renew { answer, .. } => answer.send(Err(lost)).map_err(drop),
                 Order::Release { answer } => {
                     if !proved {
@@ -190,6 +210,7 @@ impl Keeping {
             }
             Some(Order::Renew { lease, answer }) => self.renew_for(lease, answer).await,
             Some(Order::Release { answer }) => Some(self.release(answer).await),
+            Some(Order::Leave) => Some(End::Released),
         }
     }
 
@@ -204,9 +225,9 @@ impl Keeping {
                 renewed = &mut renewing => return renewed,
                 order = inbox.recv(), if delayed.is_none() => match order {
                     Some(Order::Renew { .. }) => *delayed = order,
-                    Some(Order::Release { .. }) => {
+                    Some(Order::Release { .. } | Order::Leave) => {
                         *delayed = order;
-                        return Renewal::Unknown("it is released".to_owned());
+                        return Renewal::Unknown("it is let go of".to_owned());
                     }
                     None => return Renewal::Unknown("its owner is gone".to_owned()),
                 },
@@ -233,6 +254,9 @@ impl Keeping {
             self.plan.failed(clock::now());
             let (term_at, dead_at) = (self.plan.term_at(), self.plan.dead_at());
             self.tell.send_replace(News::InDanger { term_at, dead_at, why });
+            if matches!(self.delayed, Some(Order::Leave)) {
+                return Err(End::Released);
+            }
             // A release does not wait for a server that may never come back.
             if matches!(self.delayed, Some(Order::Release { .. })) || self.inbox.is_closed() {
                 let _ = tokio::time::timeout(RELEASE_WITHIN / 2, self.hold.restore(term_at)).await;

@@ -9,6 +9,7 @@ mod random;
 mod codes;
 mod loss;
 mod manners;
+mod min_hold;
 mod trials;
 mod trials_checker;
 mod trials_faults;

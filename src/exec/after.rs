@@ -1,0 +1,69 @@
+//! What becomes of the locks when the command has ended.
+
+use super::guard::Guard;
+use super::signals::Signals;
+use super::{Job, Say, User};
+use crate::clock;
+use crate::lease::alarm::Alarm;
+use crate::lease::keeper::{Keeper, News};
+
+/// Gives everything back, and sends the guardian away. Bounded; a failure is told and changes nothing.
+pub(super) async fn give_back(keepers: Vec<Keeper>, guard: Option<Guard>, say: Say<'_>) {
+    let mut releasing = tokio::task::JoinSet::new();
+    for keeper in keepers {
+        releasing.spawn(keeper.release());
+    }
+    // The guardian ends while the server answers: by now there is nobody left to kill.
+    tokio::task::yield_now().await;
+    if let Some(guard) = &guard {
+        guard.say_farewell();
+    }
+    while let Some(released) = releasing.join_next().await {
+        if let Ok(Err(failure)) = released {
+            say(&format!("the lock may not have been given back: {}", failure.message));
+        }
+    }
+    if let Some(guard) = guard {
+        guard.see_off();
+    }
+}
+
+/// Keeps the locks for as long as --min-hold says: by holders, so that we can leave, or by staying where no
+/// holder can have them. Returns those that are to be given back now.
+pub(super) async fn hold_on(keepers: Vec<Keeper>, job: &Job, user: &dyn User, signals: &mut Signals) -> Vec<Keeper> {
+    if job.min_hold.is_zero() {
+        return keepers;
+    }
+    let until = keepers.iter().map(|keeper| keeper.grant.asked).max().unwrap_or(clock::now()) + job.min_hold;
+    let mut ours = Vec::new();
+    for (keeper, ask) in keepers.into_iter().zip(&job.asks) {
+        let left = until.since(clock::now());
+        let handed_over = !left.is_zero() && keeper.can_move && user.hand_over(ask, &keeper.grant, left).is_ok();
+        if handed_over {
+            keeper.leave().await;
+        } else {
+            ours.push(keeper);
+        }
+    }
+    if !ours.is_empty() {
+        let mut alarm = Alarm::new();
+        tokio::select! {
+            () = alarm.wait_until(until) => {}
+            // Whoever tells us to end now means the waiting.
+            _ = signals.end_of_wait() => {}
+            () = all_lost(&mut ours) => {}
+        }
+    }
+    ours
+}
+
+/// Returns when there is nothing left to keep.
+async fn all_lost(keepers: &mut [Keeper]) {
+    for keeper in keepers {
+        while !matches!(*keeper.news.borrow_and_update(), News::Lost { .. }) {
+            if keeper.news.changed().await.is_err() {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A command that runs under its locks: started, watched, stopped.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::ear::Ear;
+use super::group::{self, Group, Happened};
+use super::guard::{Guard, Left, LetGo};
+use super::script::{Action, Event, Lease, Script};
+use super::signals::Signals;
+use super::status::Status;
+use super::terminal::Terminal;
+use super::{Job, SHORTEST_LEASE, Say};
+use crate::backend::Hold;
+use crate::clock::{self, Moment};
+use crate::error::Failure;
+use crate::lease::alarm::Alarm;
+use crate::lease::keeper::{Keeper, News};
+use crate::lock::Grant;
+
+/// How long leftovers of a stopped group are looked for at a time.
+const SWEEP_EVERY: Duration = Duration::from_millis(5);
+
+pub(super) struct Run {
+    pub(super) keepers: Vec<Keeper>,
+    pub(super) guard: Option<Guard>,
+    /// What a guardian has to know of the locks.
+    left: Vec<(Left, Option<OwnedFd>)>,
+    group: Group,
+    pub(super) terminal: Option<Terminal>,
+    ear: Option<Ear>,
+    script: Script,
+    alarm: Alarm,
+    due: Moment,
+    /// The group is being ended and its end is looked for.
+    sweeping: bool,
+}
+
+impl Run {
+    /// Starts keeping the locks, and the command if there is still time for it.
+    pub(super) async fn start(
+        job: &Job,
+        holds: Vec<Hold>,
+        left: Vec<(Left, Option<OwnedFd>)>,
+        guard: Guard,
+    ) -> Result<Run, (Failure, Guard, Vec<Keeper>)> {
+        let grants: Vec<Grant> = holds.iter().map(|hold| hold.grant().clone()).collect();
+        let keepers: Vec<Keeper> = holds.into_iter().map(|hold| Keeper::start(hold, job.rules.kill_after)).collect();
+        if let Some(short) = grants.iter().find(|grant| grant.lease < SHORTEST_LEASE) {
+            let message = format!("a lease of {}s leaves no time to stop a command", short.lease.as_secs_f64());
+            return Err((Failure::usage(message).hint("-l must be at least 2s"), guard, keepers));
+        }
+        let (term_at, dead_at) = soonest(&keepers);
+        if clock::now() >= term_at {
+            return Err((group::too_late(), guard, keepers));
+        }
+        let terminal = Terminal::find();
+        let environment = environment(job, &grants);
+        let announcement = guard.announcement(dead_at, term_at);
+        let device = terminal.as_ref().map(Terminal::descriptor);
+        let group = match Group::spawn(&job.program, &environment, announcement, device) {
+            Ok(group) => group,
+            Err(failure) => {
+                if let Some(terminal) = &terminal {
+                    terminal.take_back();
+                }
+                return Err((failure, guard, keepers));
+            }
+        };
+        if let Some(terminal) = &terminal {
+            terminal.lend(group.leader());
+        }
+        // Without it only the command hears Ctrl-C, which is what matters most.
+        let ear = terminal.as_ref().filter(|_| has_one_thread()).and_then(|_| Ear::put_into(group.leader()).ok());
+        let script = Script::new(clock::now(), term_at, dead_at, job.rules);
+        let guard = Some(guard);
+        Ok(Run {
+            keepers,
+            guard,
+            left,
+            group,
+            terminal,
+            ear,
+            script,
+            alarm: Alarm::new(),
+            due: term_at,
+            sweeping: false,
+        })
+    }
+
+    /// The loop: one event at a time, until the script says how we leave.
+    pub(super) async fn watch(&mut self, signals: &mut Signals, let_go: LetGo<'_>, say: Say<'_>) -> Status {
+        let mut events = Vec::new();
+        loop {
+            // The clock is looked at with every event, and before it: see the script.
+            for event in events.drain(..) {
+                let (actions, due) = self.script.next(clock::now(), event);
+                self.due = due;
+                for action in actions {
+                    if let Some(status) = self.act(action, say) {
+                        return status;
+                    }
+                }
+            }
+            let sweep_at = if self.sweeping { clock::now() + SWEEP_EVERY } else { Moment::NEVER };
+            let keepers = &mut self.keepers;
+            tokio::select! {
+                biased;
+                () = self.alarm.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
+                _ = signals.child.recv() => {}
+                Some(signal) = signals.sent.recv() => events.push(Event::Signal(signal)),
+                () = heard(self.ear.as_ref()) => events.push(Event::Interrupt),
+                news = next_news(keepers) => events.push(Event::Lease(news)),
+            }
+            for happened in self.group.reap() {
+                match happened {
+                    Happened::Ended(ending) => {
+                        if let Some(ear) = self.ear.take() {
+                            ear.close();
+                        }
+                        events.push(Event::Ended(ending));
+                    }
+                    Happened::Stopped if self.terminal.is_some() => events.push(Event::Stopped),
+                    Happened::Other(pid) if self.guard.as_ref().is_some_and(|guard| guard.pid == pid) => {
+                        self.guard = self.replace_guardian(let_go);
+                        if self.guard.is_none() {
+                            say("the guardian is gone; if dflock is killed now, the command runs on");
+                        }
+                    }
+                    Happened::Stopped | Happened::Other(_) => {}
+                }
+            }
+            if self.sweeping && self.group.is_gone() {
+                events.push(Event::GroupGone);
+            }
+        }
+    }
+
+    /// Another one, that knows all that the first one knew.
+    fn replace_guardian(&self, let_go: LetGo<'_>) -> Option<Guard> {
+        if !has_one_thread() {
+            return None;
+        }
+        let guard = Guard::start(let_go).ok()?;
+        let (_, dead_at) = soonest(&self.keepers);
+        tell_guardian(&guard, &self.left).ok()?;
+        guard.group(self.group.leader()).ok()?;
+        guard.kill_at(dead_at).ok()?;
+        Some(guard)
+    }
+
+    /// Carries out one action; the last one says how we leave.
+    fn act(&mut self, action: Action, say: Say<'_>) -> Option<Status> {
+        match action {
+            Action::Pass(signal) => self.group.signal(signal),
+            Action::Stop => {
+                self.group.signal(Signal::SIGTERM);
+                self.group.signal(Signal::SIGCONT);
+                self.sweeping = true;
+            }
+            Action::Kill => self.group.signal(Signal::SIGKILL),
+            Action::Guard(moment) => {
+                if let Some(guard) = &self.guard {
+                    // If it is gone, that is noticed when it is reaped.
+                    let _ = guard.kill_at(moment);
+                }
+            }
+            Action::Suspend => {
+                if let Some(terminal) = &self.terminal {
+                    terminal.take_back();
+                    terminal.stop_ourselves();
+                    let (actions, due) = self.script.next(clock::now(), Event::Continued);
+                    self.due = due;
+                    return actions.into_iter().find_map(|action| self.act(action, say));
+                }
+            }
+            Action::Resume => {
+                if let Some(terminal) = &self.terminal {
+                    terminal.lend(self.group.leader());
+                }
+                self.group.signal(Signal::SIGCONT);
+            }
+            Action::Say(text) => say(&text),
+            // Carried out by the caller, who has the locks.
+            Action::Release => {}
+            Action::Leave(status) => return Some(status),
+        }
+        None
+    }
+}
+
+/// A look-up of a name may be under way on a thread, which a fork would lose halfway.
+fn has_one_thread() -> bool {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) == 1
+}
+
+async fn heard(ear: Option<&Ear>) {
+    match ear {
+        Some(ear) => ear.hear().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn tell_guardian(guard: &Guard, left: &[(Left, Option<OwnedFd>)]) -> std::io::Result<()> {
+    left.iter().try_for_each(|(left, connection)| guard.lock(left.clone(), connection.as_ref()))
+}
+
+/// Of several leases the one that ends first counts.
+fn soonest(keepers: &[Keeper]) -> (Moment, Moment) {
+    let (mut term, mut dead) = (Moment::NEVER, Moment::NEVER);
+    for keeper in keepers {
+        match &*keeper.news.borrow() {
+            News::Held { term_at, dead_at, .. } | News::InDanger { term_at, dead_at, .. } => {
+                term = term.min(*term_at);
+                dead = dead.min(*dead_at);
+            }
+            News::Lost { .. } => (term, dead) = (Moment::from_nanos(0), Moment::from_nanos(0)),
+        }
+    }
+    (term, dead)
+}
+
+/// Waits until any of the leases has news.
+async fn next_news(keepers: &mut [Keeper]) -> Lease {
+    let mut changes: Vec<_> = keepers.iter_mut().map(|keeper| Box::pin(keeper.news.changed())).collect();
+    std::future::poll_fn(|cx| {
+        let ready = changes.iter_mut().any(|change| change.as_mut().poll(cx).is_ready());
+        if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    drop(changes);
+    for keeper in keepers.iter() {
+        if let News::Lost { proved, why } = &*keeper.news.borrow() {
+            return Lease::Lost { proved: *proved, why: why.clone() };
+        }
+    }
+    let (term_at, dead_at) = soonest(keepers);
+    Lease::Held { term_at, dead_at }
+}
+
+/// What the command may know of its lock.
+fn environment(job: &Job, grants: &[Grant]) -> Vec<(&'static str, Option<OsString>)> {
+    use std::os::unix::ffi::OsStringExt;
+
+    let Some((ask, grant)) = job.asks.first().zip(grants.first()) else { return Vec::new() };
+    let text = |text: String| Some(OsString::from(text));
+    vec![
+        ("DFLOCK_KEY", Some(OsString::from_vec(ask.key.as_bytes().to_vec()))),
+        ("DFLOCK_TOKEN", text(grant.token.as_str().to_owned())),
+        ("DFLOCK_LEASE", text(grant.lease.as_secs_f64().to_string())),
+        ("DFLOCK_SERVER", text(grant.server.clone())),
+        // One of an enclosing dflock would be taken for ours.
+        ("DFLOCK_FENCE", grant.fence.and_then(|fence| text(fence.to_string()))),
+        ("DFLOCK_HELD", Some(job.held.clone())),
+    ]
+}
