@@ -31,6 +31,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long it may take to leave, in milliseconds.
 const FAREWELL_MS: u8 = 100;
 
+/// Where these stand in `/proc/PID/stat`, counted from the field behind the name.
+const GROUP: usize = 2;
+const THREADS: usize = 17;
+
 /// The longest message.
 const MAX_MESSAGE: usize = 4096;
 
@@ -190,15 +194,17 @@ fn end(group: Pid) {
     }
 }
 
-/// Whether a group has a member that is more than a name waiting to be read.
+/// Whether a group has a member that is more than a name waiting to be read. One whose first thread has ended
+/// looks like that too, while its other threads run.
 fn is_anyone_left(group: Pid) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else { return killpg(group, None).is_ok() };
     processes.flatten().any(|process| {
         let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else { return false };
         let Some((_, tail)) = stat.rsplit_once(')') else { return false };
         let fields: Vec<&str> = tail.split_whitespace().collect();
-        let is_dead = matches!(fields.first(), Some(&"Z" | &"X"));
-        !is_dead && fields.get(2).and_then(|text| text.parse().ok()) == Some(group.as_raw())
+        let number = |field: usize| fields.get(field).and_then(|text| text.parse::<i32>().ok());
+        let is_dead = matches!(fields.first(), Some(&"Z" | &"X")) && number(THREADS).is_none_or(|threads| threads <= 1);
+        !is_dead && number(GROUP) == Some(group.as_raw())
     })
 }
 

@@ -1,0 +1,203 @@
+//! One lock that was taken: renewed, taken over on another connection, given back.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use super::site::{Site, in_words};
+use super::whole_seconds;
+use crate::backend::Renewal;
+use crate::client::cluster::{Answered, Patience};
+use crate::client::connection::{Connection, No, Said};
+use crate::client::retry::Backoff;
+use crate::client::{Access, Trouble};
+use crate::clock::{self, Moment};
+use crate::error::Failure;
+use crate::lock::{Grant, Token};
+use crate::net::Address;
+use crate::wire::Request;
+use crate::wire::answer::Expect;
+
+/// How often a connection to a server of unknown kind must be heard of: the original cuts one that is silent
+/// for 23 s, and releases its locks.
+const UNKNOWN_RHYTHM: Duration = Duration::from_secs(7);
+
+/// A grant that took longer than this, or a tenth of its lease, is confirmed before it is believed.
+const FRESH: Duration = Duration::from_millis(500);
+
+pub struct Hold {
+    pub(super) site: Site,
+    pub(super) connection: Option<Connection>,
+    pub(super) grant: Grant,
+    /// How long the server keeps the lock without a connection.
+    pub(super) resume: Duration,
+}
+
+impl Hold {
+    /// A grant that came at once is believed; one that was long in coming is confirmed by a renewal first.
+    pub(super) async fn believed(
+        site: Site,
+        connection: Connection,
+        token: Token,
+        lease_s: u64,
+        wish: Option<Duration>,
+        asked: Moment,
+    ) -> Result<Hold, Failure> {
+        let granted = Duration::from_secs(lease_s);
+        let lease = wish.map_or(granted, |wish| wish.min(granted));
+        let fence = if connection.about.fencing { fence_of(&token) } else { None };
+        let server = connection.address.to_string();
+        let address = connection.address.clone();
+        let grant = Grant { token, fence, lease, asked, server };
+        let mut hold = Hold { site, connection: Some(connection), grant, resume: Duration::ZERO };
+        let took = clock::now().since(asked);
+        if took > FRESH.min(lease / 10) {
+            let until = clock::now() + hold.site.access.connect_timeout;
+            match hold.renew(lease, until).await {
+                Renewal::Renewed { .. } => {}
+                Renewal::Gone => return Err(hold.site.lost("confirm", &address)),
+                Renewal::Unknown(why) => {
+                    return Err(hold.site.trouble("confirm", Trouble::Broken(why), &address));
+                }
+            }
+        }
+        Ok(hold)
+    }
+
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// Three times within what the server allows a silent connection.
+    pub fn rhythm(&self) -> Option<Duration> {
+        match self.connection.as_ref().and_then(|connection| connection.about.idle_cut_s) {
+            Some(0) => None,
+            Some(cut) => Some(Duration::from_secs(cut) / 3),
+            None => Some(UNKNOWN_RHYTHM),
+        }
+    }
+
+    pub fn lifeline(&self) -> Option<OwnedFd> {
+        self.connection.as_ref().and_then(Connection::duplicate)
+    }
+
+    pub fn outlives_connection(&self) -> bool {
+        !self.resume.is_zero()
+    }
+
+    /// The server may keep the lock for as long as the lease; if it offers that, it is agreed on.
+    pub async fn secure(&mut self, until: Moment) -> Renewal {
+        let asked = self.grant.asked;
+        let Some(connection) = self.connection.as_mut() else { return Renewal::Unknown("no connection".to_owned()) };
+        if connection.about.resume_s == 0 {
+            return Renewal::Renewed { asked };
+        }
+        match connection.agree_on_resuming(self.grant.lease.max(Duration::from_secs(1)), until).await {
+            Ok(agreed) => {
+                self.resume = agreed;
+                Renewal::Renewed { asked }
+            }
+            Err(trouble) => self.give_up_connection(&trouble),
+        }
+    }
+
+    pub async fn renew(&mut self, lease: Duration, until: Moment) -> Renewal {
+        let Some(connection) = self.connection.as_mut() else { return Renewal::Unknown("no connection".to_owned()) };
+        let (key, token) = (self.site.key.clone(), self.grant.token.clone());
+        let request = Request::Renew {
+            key: key.as_bytes(),
+            space: self.site.kind.space(),
+            token: token.as_str().as_bytes(),
+            lease_s: Some(whole_seconds(lease)),
+        };
+        let asked = clock::now();
+        let said = connection.exchange(request, Expect::Left, until).await;
+        self.judge(said, lease, asked)
+    }
+
+    pub async fn broken(&mut self) -> String {
+        let trouble = match self.connection.as_mut() {
+            Some(connection) => connection.over().await,
+            None => Trouble::Broken("no connection".to_owned()),
+        };
+        self.connection = None;
+        trouble.to_string()
+    }
+
+    /// Tries members in turn, with backoff, until `until`.
+    pub async fn restore(&mut self, until: Moment) -> Renewal {
+        self.connection = None;
+        let lease = self.grant.lease;
+        let (key, token) = (self.site.key.clone(), self.grant.token.clone());
+        let request = || Request::Resume {
+            key: key.as_bytes(),
+            space: self.site.kind.space(),
+            proof: token.as_str().as_bytes(),
+            lease_s: Some(whole_seconds(lease)),
+        };
+        // Agreed on before the lock is taken over: a connection that breaks at once must not free it.
+        let access = Access { resume_s: Some(whole_seconds(lease)), ..self.site.access.clone() };
+        let mut backoff = Backoff::default();
+        loop {
+            // Each attempt has its own short limit: a server that is frozen now may be replaced in a moment.
+            let attempt_until = (clock::now() + self.site.access.connect_timeout).min(until);
+            let patience = Patience { until: attempt_until, connect_until: attempt_until };
+            let trouble = match self.site.shard.ask(&access, request, Expect::Left, patience).await {
+                Ok(Answered { connection, asked, said: Said::Left(_) }) => {
+                    self.resume = Duration::from_secs(connection.about.resume_s);
+                    self.connection = Some(connection);
+                    self.grant.asked = asked;
+                    return Renewal::Renewed { asked };
+                }
+                Ok(Answered { said: Said::Refused(No::Unsaid), .. }) => return Renewal::Gone,
+                Ok(Answered { said, .. }) => format!("{} is no answer to a resume", in_words(&said)),
+                Err((trouble, _)) => trouble.to_string(),
+            };
+            let pause = backoff.next(clock::now().as_nanos());
+            if clock::now() + pause >= until {
+                return Renewal::Unknown(trouble);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    pub async fn give_back(&mut self, until: Moment) -> Result<(), Failure> {
+        let unknown = |site: &Site, trouble, server: &Address| site.trouble("release", trouble, server);
+        let Some(mut connection) = self.connection.take() else {
+            let server = &self.site.shard.members[0];
+            return Err(unknown(&self.site, Trouble::Broken("no connection".to_owned()), server));
+        };
+        let request = Request::Release {
+            key: self.site.key.as_bytes(),
+            space: self.site.kind.space(),
+            token: self.grant.token.as_str().as_bytes(),
+        };
+        let said = connection.exchange(request, Expect::Done, until).await;
+        let said = said.map_err(|trouble| unknown(&self.site, trouble, &connection.address))?;
+        self.site.released(&said, &connection.address)
+    }
+
+    fn judge(&mut self, said: Result<Said, Trouble>, lease: Duration, asked: Moment) -> Renewal {
+        match said {
+            Ok(Said::Left(_)) => {
+                self.grant.asked = asked;
+                self.grant.lease = lease;
+                Renewal::Renewed { asked }
+            }
+            Ok(Said::Refused(No::Unsaid | No::LeaseExpired)) => Renewal::Gone,
+            Ok(said) => self.give_up_connection(&Trouble::Nonsense(format!("{} to a renewal", in_words(&said)))),
+            Err(trouble) => self.give_up_connection(&trouble),
+        }
+    }
+
+    /// It is out of step: whatever comes on it now answers something else.
+    fn give_up_connection(&mut self, trouble: &Trouble) -> Renewal {
+        self.connection = None;
+        Renewal::Unknown(trouble.to_string())
+    }
+}
+
+/// Of a server that gives fences, the first half of its tokens.
+fn fence_of(token: &Token) -> Option<u64> {
+    let text = token.as_str();
+    (text.len() == 32).then(|| u64::from_str_radix(text.get(..16)?, 16).ok()).flatten()
+}

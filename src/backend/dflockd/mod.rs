@@ -1,0 +1,212 @@
+//! The native protocol: dflockd, and our own server.
+
+mod hold;
+mod place;
+mod site;
+
+use std::time::Duration;
+
+pub use hold::Hold;
+pub use place::Place;
+use site::{Site, in_words};
+
+use super::{Ask, Inherited, Renewal, Stats, Status, Wait};
+use crate::client::cluster::{Answered, Patience, Shard};
+use crate::client::connection::{No, Said};
+use crate::client::shards::shard_of;
+use crate::client::{Access, Trouble};
+use crate::clock::{self, Moment};
+use crate::error::Failure;
+use crate::lock::{Grant, Key, Kind, Space, Token};
+use crate::wire::answer::Expect;
+use crate::wire::{MAX_SECONDS, Request};
+
+/// How long stats may take: those of many locks are many megabytes.
+const STATS_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub struct Servers {
+    shards: Vec<Shard>,
+    /// The shard of every key, if one was picked by hand.
+    picked: Option<usize>,
+    access: Access,
+}
+
+pub enum Joined {
+    Held(Hold),
+    Queued(Place),
+}
+
+impl Servers {
+    pub fn new(shards: Vec<Shard>, picked: Option<usize>, access: Access) -> Servers {
+        Servers { shards, picked, access }
+    }
+
+    pub fn server_of(&self, key: &Key) -> (usize, String) {
+        let at = self.picked.unwrap_or_else(|| shard_of(key.as_bytes(), self.shards.len()));
+        (at, self.shards[at].to_string())
+    }
+
+    fn site(&self, key: &Key, kind: Kind) -> Site {
+        let (at, _) = self.server_of(key);
+        Site { shard: self.shards[at].clone(), access: self.access.clone(), key: key.clone(), kind }
+    }
+
+    pub async fn acquire(&self, ask: &Ask) -> Result<Hold, Failure> {
+        let site = self.site(&ask.key, ask.kind);
+        let begin = clock::now();
+        let wait_until = match ask.wait {
+            Wait::For(time) => begin + time,
+            Wait::Forever => Moment::NEVER,
+        };
+        // The server is asked for whole seconds; the exact end is ours.
+        let request = || {
+            let timeout_s = whole_seconds(wait_until.since(clock::now())).min(MAX_SECONDS);
+            let timeout_s = if ask.wait == Wait::For(Duration::ZERO) { 0 } else { timeout_s };
+            Request::Acquire {
+                key: ask.key.as_bytes(),
+                kind: ask.kind,
+                timeout_s,
+                lease_s: ask.lease.map(whole_seconds),
+            }
+        };
+        let no_wait = ask.wait == Wait::For(Duration::ZERO);
+        let until = if no_wait { begin + self.access.connect_timeout } else { wait_until };
+        let patience = Patience { until, connect_until: begin + self.access.connect_retry };
+        let Answered { connection, asked, said } =
+            match site.shard.ask(&self.access, request, Expect::Granted, patience).await {
+                Ok(answered) => answered,
+                // The greeting was answered, so the server lives: it is the lock that is not free.
+                Err((Trouble::Silent, member)) if !no_wait => {
+                    return Err(site.busy(&member));
+                }
+                Err((trouble, member)) => return Err(site.trouble("take", trouble, &member)),
+            };
+        let server = connection.address.clone();
+        match said {
+            Said::Granted { token, lease_s } => {
+                Hold::believed(site, connection, token, lease_s, ask.lease, asked).await
+            }
+            Said::Timeout => Err(site.busy(&server)),
+            Said::Refused(no) => Err(site.refused("take", &no, &server)),
+            said => Err(site.nonsense("take", &said, &server)),
+        }
+    }
+
+    pub async fn enqueue(&self, ask: &Ask) -> Result<Joined, Failure> {
+        let site = self.site(&ask.key, ask.kind);
+        let begin = clock::now();
+        let request =
+            || Request::Enqueue { key: ask.key.as_bytes(), kind: ask.kind, lease_s: ask.lease.map(whole_seconds) };
+        let until = begin + self.access.connect_timeout.max(self.access.connect_retry);
+        let patience = Patience { until, connect_until: begin + self.access.connect_retry };
+        let answered = site.shard.ask(&self.access, request, Expect::Place, patience).await;
+        let Answered { connection, asked, said } =
+            answered.map_err(|(trouble, member)| site.trouble("queue for", trouble, &member))?;
+        let server = connection.address.clone();
+        match said {
+            Said::Acquired { token, lease_s } => {
+                Hold::believed(site, connection, token, lease_s, ask.lease, asked).await.map(Joined::Held)
+            }
+            Said::Queued { .. } => Ok(Joined::Queued(Place { site, connection, lease: ask.lease })),
+            Said::Refused(no) => Err(site.refused("queue for", &no, &server)),
+            said => Err(site.nonsense("take", &said, &server)),
+        }
+    }
+
+    pub async fn take_over(&self, key: &Key, kind: Kind, left: Inherited) -> Result<Hold, Failure> {
+        let site = self.site(key, kind);
+        let member = site.shard.members[0].clone();
+        let Inherited { token, fence, lease } = left;
+        let grant = Grant { token, fence, lease, asked: clock::now(), server: member.to_string() };
+        let mut hold = Hold { site, connection: None, grant, resume: Duration::ZERO };
+        match hold.restore(clock::now() + self.access.connect_timeout).await {
+            Renewal::Renewed { .. } => Ok(hold),
+            Renewal::Gone => Err(hold.site.lost("take over", &member)),
+            Renewal::Unknown(why) => Err(hold.site.trouble("take over", Trouble::Broken(why), &member)),
+        }
+    }
+
+    pub async fn release(&self, key: &Key, space: Space, token: &Token) -> Result<(), Failure> {
+        let site = self.site(key, kind_of(space));
+        let request = || Request::Release { key: key.as_bytes(), space, token: token.as_str().as_bytes() };
+        let answered = site.shard.ask(&self.access, request, Expect::Done, self.one_try()).await;
+        let Answered { connection, said, .. } =
+            answered.map_err(|(trouble, member)| site.trouble("release", trouble, &member))?;
+        site.released(&said, &connection.address)
+    }
+
+    pub async fn renew(&self, key: &Key, space: Space, token: &Token, lease: Option<Duration>) -> Result<u64, Failure> {
+        let site = self.site(key, kind_of(space));
+        let lease_s = lease.map(whole_seconds);
+        let request = || Request::Renew { key: key.as_bytes(), space, token: token.as_str().as_bytes(), lease_s };
+        let answered = site.shard.ask(&self.access, request, Expect::Left, self.one_try()).await;
+        let Answered { connection, said, .. } =
+            answered.map_err(|(trouble, member)| site.trouble("renew", trouble, &member))?;
+        match said {
+            Said::Left(seconds) => Ok(seconds),
+            Said::Refused(No::Unsaid) => Err(site.lost("renew", &connection.address)),
+            Said::Refused(no) => Err(site.refused("renew", &no, &connection.address)),
+            said => Err(site.nonsense("renew", &said, &connection.address)),
+        }
+    }
+
+    fn one_try(&self) -> Patience {
+        let now = clock::now();
+        let connect_until = now + self.access.connect_retry;
+        Patience { until: connect_until + self.access.connect_timeout, connect_until }
+    }
+
+    pub async fn stats(&self) -> Vec<(String, Result<Stats, Failure>)> {
+        let mut asking = tokio::task::JoinSet::new();
+        for (at, shard) in self.shards.iter().enumerate() {
+            if self.picked.is_none_or(|picked| picked == at) {
+                let (shard, access) = (shard.clone(), self.access.clone());
+                asking.spawn(async move { (at, shard.to_string(), stats_of(&shard, &access, "get stats").await) });
+            }
+        }
+        let mut all = asking.join_all().await;
+        all.sort_by_key(|(at, ..)| *at);
+        all.into_iter().map(|(_, server, stats)| (server, stats)).collect()
+    }
+
+    pub async fn status(&self, key: &Key) -> Result<Status, Failure> {
+        let (at, server) = self.server_of(key);
+        let name = key.to_string();
+        let stats = stats_of(&self.shards[at], &self.access, &format!("look up {name}")).await;
+        let stats = stats.map_err(|mut failure| {
+            failure.key = Some(name.clone());
+            failure
+        })?;
+        Ok(Status {
+            server,
+            lock: stats.locks.into_iter().find(|row| row.key == name),
+            semaphore: stats.semaphores.into_iter().find(|row| row.key == name),
+        })
+    }
+}
+
+async fn stats_of(shard: &Shard, access: &Access, tried: &str) -> Result<Stats, Failure> {
+    let now = clock::now();
+    let connect_until = now + access.connect_retry;
+    let patience = Patience { until: connect_until + STATS_TIMEOUT, connect_until };
+    let answered = shard.ask(access, || Request::Stats, Expect::Document, patience).await;
+    let Answered { connection, said, .. } =
+        answered.map_err(|(trouble, member)| trouble.into_failure(tried, &member))?;
+    let nonsense = |why: &str| Trouble::Nonsense(why.to_owned()).into_failure(tried, &connection.address);
+    match said {
+        Said::Document(json) => serde_json::from_slice(&json).map_err(|why| nonsense(&why.to_string())),
+        said => Err(nonsense(in_words(&said))),
+    }
+}
+
+fn kind_of(space: Space) -> Kind {
+    match space {
+        Space::Locks => Kind::Lock,
+        Space::Semaphores => Kind::Semaphore { limit: 1 },
+    }
+}
+
+/// Rounded up: the wire has no fractions.
+fn whole_seconds(duration: Duration) -> u64 {
+    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).min(MAX_SECONDS)
+}
