@@ -110,7 +110,7 @@ fn some_things_stand_in_one_file() {
             &[
                 "src/lease/keeper.rs",
                 "src/backend/mod.rs",
-                "src/backend/dflockd.rs",
+                "src/backend/dflockd/hold.rs",
                 "src/server/session.rs",
                 "src/holder/run.rs",
                 "src/command/renew.rs",

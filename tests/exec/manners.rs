@@ -20,9 +20,51 @@ fn stdin_stdout_and_descriptors_are_the_commands() {
 #[test]
 fn closed_descriptors_never_stop_the_job() {
     let house = House::new();
-    let script = "dflock exec k -c 'echo done > out' <&- >&- 2>&-; echo $? > code";
-    house.script("sh", script).code(0);
-    assert_eq!((house.read("out").as_str(), house.read("code").as_str()), ("done\n", "0\n"));
+    let job = "ls -l /proc/$$/fd > fds; echo done > out; exit 6";
+    for (closed, numbers) in [("<&-", &[0][..]), (">&-", &[1]), ("2>&-", &[2]), ("<&- >&- 2>&-", &[0, 1, 2])] {
+        house.script("sh", &format!("dflock exec k -c '{job}' {closed}; echo $? > code")).code(0);
+        assert_eq!((house.read("out").as_str(), house.read("code").as_str()), ("done\n", "6\n"), "{closed}");
+        assert!(!house.is_held("k"));
+        let list = house.read("fds");
+        for line in list.lines().filter(|line| line.contains(" -> ")) {
+            let (number, what) = line.rsplit_once(" -> ").expect("an arrow");
+            let number: i32 = number.rsplit_once(' ').expect("a number").1.parse().expect("a number");
+            // What was closed is closed or empty; nothing of ours took its place.
+            let fine = if numbers.contains(&number) { what == "/dev/null" } else { number <= 2 };
+            assert!(fine, "{closed}: {list}");
+        }
+    }
+    // Nobody to tell of a lock that is lost, or is not given back.
+    let script = "dflock exec -l 2 k -c 'kill -STOP $SERVER; exec sleep 60' <&- >&- 2>&-; echo $? > code";
+    house.script("sh", &format!("SERVER={}; export SERVER; {script}", house.server().pid())).code(0);
+    house.server().signal("CONT");
+    assert_eq!(house.read("code"), "79\n");
+}
+
+#[test]
+fn a_closed_window_does_not_end_what_nohup_started() {
+    let house = House::new();
+    let job = "echo $PPID $$ > begun; until [ -e go ]; do sleep 0.01; done; grep SigIgn /proc/self/status; exit 4";
+    let mut command = house.command("nohup");
+    let running = Running::start(command.args(["dflock", "exec", "k", "-c", job]));
+    let begun = house.wait_for_file("begun");
+    // To dflock, which has nothing to pass on, and to the command.
+    for pid in begun.split_whitespace() {
+        crate::house::signal(pid.parse().expect("a number"), "HUP");
+    }
+    std::fs::write(house.path("go"), "").expect("the sign is given");
+    let said = running.finish().code(4);
+    let mask = said.out.split_whitespace().nth(1).expect("a mask");
+    assert_eq!(u64::from_str_radix(mask, 16).expect("hex") & 1, 1, "HUP stays ignored: {said:?}");
+    // The same while it waits.
+    let holder = house.start(&["exec", "k", "sleep", "60"]);
+    house.wait_until_held("k");
+    let waiting = Running::start(house.command("nohup").args(["dflock", "exec", "-w", "forever", "k", "true"]));
+    house.wait_for_waiters("k", 1);
+    waiting.signal("HUP");
+    holder.signal("TERM");
+    holder.finish();
+    waiting.finish().code(0);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::house::{CEILING, Client, Server, now, wait_for};
 use crate::random::Random;
 
 /// How many faults are injected unless `DFLOCK_ROUNDS` says otherwise.
-const ROUNDS: u64 = 100;
+const ROUNDS: u64 = 300;
 
 /// How many run or wait at any time.
 const FLEET: usize = 3;

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Listens on loopback and passes on to one server.
 pub struct Proxy {
@@ -26,7 +26,17 @@ struct Shared {
     server: Mutex<String>,
     /// Connections that were passed on.
     passed: AtomicUsize,
+    /// What came from clients and from servers, and when it had all been read.
+    heard: Mutex<Vec<Heard>>,
     open: Mutex<Vec<TcpStream>>,
+}
+
+/// Some bytes that came over the wire at once.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    pub at: SystemTime,
+    pub from_client: bool,
+    pub text: String,
 }
 
 impl Proxy {
@@ -74,6 +84,11 @@ impl Proxy {
         self.shared.delay.store(by.as_millis() as u64, Ordering::SeqCst);
     }
 
+    /// All that was said so far, whether it was let through or not.
+    pub fn heard(&self) -> Vec<Heard> {
+        self.shared.heard.lock().expect("the list").clone()
+    }
+
     /// How many connections were passed on so far.
     pub fn passed(&self) -> usize {
         self.shared.passed.load(Ordering::SeqCst)
@@ -97,16 +112,19 @@ impl Shared {
         let _ = (near.set_nodelay(true), far.set_nodelay(true));
         self.open.lock().expect("the list").extend([copy(&near), copy(&far)]);
         self.passed.fetch_add(1, Ordering::SeqCst);
-        self.pump(copy(&near), copy(&far));
-        self.pump(far, near);
+        self.pump(copy(&near), copy(&far), true);
+        self.pump(far, near, false);
     }
 
-    fn pump(self: &Arc<Shared>, mut from: TcpStream, mut to: TcpStream) {
+    #[expect(clippy::disallowed_methods, reason = "tests stand outside the house's clock")]
+    fn pump(self: &Arc<Shared>, mut from: TcpStream, mut to: TcpStream, from_client: bool) {
         let shared = self.clone();
         thread::spawn(move || {
             let mut bytes = [0; 16 * 1024];
             loop {
                 let read = from.read(&mut bytes).unwrap_or(0);
+                let (at, text) = (SystemTime::now(), String::from_utf8_lossy(&bytes[..read]).into_owned());
+                shared.heard.lock().expect("the list").push(Heard { at, from_client, text });
                 let delay = Duration::from_millis(shared.delay.load(Ordering::SeqCst));
                 if !delay.is_zero() {
                     thread::park_timeout(delay);
