@@ -111,7 +111,7 @@ fn some_things_stand_in_one_file() {
                 "src/lease/keeper.rs",
                 "src/backend/mod.rs",
                 "src/backend/dflockd.rs",
-                "src/server/session.rs",
+                "src/server/session/mod.rs",
                 "src/holder/run.rs",
                 "src/command/renew.rs",
             ],
