@@ -6,6 +6,7 @@
 mod accept;
 mod admit;
 mod event;
+pub mod journal;
 mod session;
 mod shared;
 pub mod stamp;

@@ -39,6 +39,7 @@ impl Session {
                 No::NotEnqueued => Refusal::NotEnqueued,
                 No::AlreadyEnqueued => Refusal::AlreadyEnqueued,
                 No::LeaseExpired => Refusal::LeaseExpired,
+                No::Paused => Refusal::Unsaid,
                 No::Closed => Refusal::Draining,
             })),
         }
