@@ -74,6 +74,12 @@ impl Dir {
         }
     }
 
+    /// Half a draft only takes room.
+    pub(super) fn drop_draft(&self) {
+        // There may be none.
+        let _ = fs::remove_file(self.draft());
+    }
+
     /// Gives the draft the name of the journal, for good.
     pub(super) fn publish_draft(&self) -> io::Result<()> {
         fs::rename(self.draft(), self.journal())?;

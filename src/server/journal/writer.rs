@@ -24,7 +24,7 @@ pub(super) const INTERVAL: Duration = Duration::from_millis(50);
 
 /// A new file is begun when the old one is so many times as large as it has to be, and at least so large.
 const GROWN_TIMES: u64 = 4;
-const GROWN_LEAST: u64 = 32 * 1024 * 1024;
+const GROWN_LEAST: u64 = 4 * 1024 * 1024;
 
 /// While nothing happens to locks that are held, the time is written down this often.
 const STAMP_EVERY: Duration = Duration::from_secs(10);
@@ -220,9 +220,11 @@ impl Writer {
     /// A whole new file from what is kept, in the place of the old one.
     fn begin_anew(&mut self) -> io::Result<()> {
         self.draft = None;
-        let mut draft = self.begin_draft()?;
-        while self.write_slice(&mut draft)? {}
-        self.publish(draft)
+        let begun = self.begin_draft().and_then(|mut draft| {
+            while self.write_slice(&mut draft)? {}
+            self.publish(draft)
+        });
+        begun.inspect_err(|_| self.dir.drop_draft())
     }
 
     fn begin_draft(&self) -> io::Result<Draft> {
@@ -284,6 +286,7 @@ impl Writer {
         };
         if gone_on.is_err() {
             // The old file does as well. If the disk is full or broken, that shows there too.
+            self.dir.drop_draft();
             self.draft_after = self.bytes() + GROWN_LEAST;
         }
     }
@@ -308,7 +311,9 @@ impl Writer {
 
     fn fail(&mut self, what: &'static str, why: &io::Error) {
         self.pen = None;
-        self.draft = None;
+        if self.draft.take().is_some() {
+            self.dir.drop_draft();
+        }
         self.be_in_trouble(what, why);
     }
 
