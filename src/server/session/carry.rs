@@ -30,6 +30,9 @@ const KEEP: usize = 4 * 1024;
 /// How often a blocked client that sent too much ahead to be read is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// How often a client that waits for the disk is looked at.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
 impl Session {
     /// Sends what was answered.
     pub(super) async fn send(&mut self) -> io::Result<()> {
@@ -52,9 +55,13 @@ impl Session {
 
     /// Waits until what was done is on disk. Who went away meanwhile never hears of what was granted.
     async fn keep_promise(&mut self, promise: &Promise) -> io::Result<()> {
-        promise.kept().await;
+        let mut gone = false;
+        // A disk may fail for hours; connections of clients that have given up must not pile up meanwhile.
+        while !gone && timeout(LOOK_AFTER, promise.kept()).await.is_err() {
+            gone = self.stream.is_read_closed();
+        }
         let context = &self.seat.context;
-        if !self.unsent.is_empty() && context.auto_release && self.stream.is_at_end() {
+        if gone || (!self.unsent.is_empty() && context.auto_release && self.stream.is_at_end()) {
             for stamp in self.unsent.drain(..) {
                 context.shared.with(|table, turn| table.take_back(turn, stamp));
             }
