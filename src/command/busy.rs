@@ -21,8 +21,8 @@ pub(crate) async fn who_has_it(backend: &Backend, key: &Key, mut failure: Failur
     }
     if let Ok(Ok(status)) = timeout(WITHIN, backend.status(key)).await {
         let lock = status.lock.map(|row| {
-            let (owner, left, waiters) = (row.owner_conn_id, row.lease_expires_in_s, row.waiters);
-            format!("connection {owner} has it, {left:.0}s of its lease are left, {waiters} wait")
+            let (holder, left, waiters) = (row.holder(), row.lease_expires_in_s, row.waiters);
+            format!("{holder} has it, {left:.0}s of its lease are left, {waiters} wait")
         });
         let semaphore = status
             .semaphore

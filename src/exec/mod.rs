@@ -84,6 +84,10 @@ pub async fn run(
         () = tell_the_time(user) => Err(Failure::internal("wait", &"the clock stopped")),
     };
     user.waited();
+    if !matches!(taken, Ok(Taken::All(..))) {
+        // Where a queue is not left with a connection.
+        backend.tidy(clock::now() + RELEASE_WITHIN).await;
+    }
     let (holds, left) = match taken {
         Ok(Taken::All(holds, left)) => (holds, left),
         Ok(Taken::Interrupted(signal)) => {
