@@ -8,7 +8,7 @@ mod house;
 #[allow(dead_code, unreachable_pub, reason = "shared with another test program")]
 #[path = "../cli/lines.rs"]
 mod lines;
-#[allow(unreachable_pub, reason = "shared with another test program")]
+#[allow(dead_code, unreachable_pub, reason = "shared with another test program")]
 #[path = "../sim/random.rs"]
 mod random;
 #[allow(dead_code, unreachable_pub, reason = "shared with another test program")]

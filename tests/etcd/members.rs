@@ -40,7 +40,9 @@ fn a_frozen_leader_delays_but_loses_nothing() {
     let leader = etcd.wait_for_leader();
     etcd.signal(leader, Signal::SIGSTOP);
     let begin = now();
-    house.dflock(&["release", "k"]).ok();
+    // Within its 2 s a release may find no leader. Then it says so, and the lease ends by itself.
+    let said = house.dflock(&["release", "k"]);
+    assert!(matches!(said.code, 0 | 69), "{said:?}");
     assert_eq!(waiting.finish().ok(), "mine");
     println!("handed over past a frozen leader in {:?}", begin.elapsed());
     house.dflock(&["exec", "-w", "10", "k", "--", "true"]).ok();

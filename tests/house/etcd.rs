@@ -15,7 +15,7 @@ use super::wait_for;
 
 /// Runs a member until our end of its input closes, however we end.
 const KEEPER: &str =
-    r#"etcd=$1; log=$2; shift 2; "$etcd" "$@" >>"$log" 2>&1 </dev/null & echo $!; read -r _; kill -9 $!; wait"#;
+    r#"etcd=$1; log=$2; shift 2; "$etcd" "$@" >>"$log" 2>&1 </dev/null & echo $!; read -r _; kill -9 $! 2>&-; wait"#;
 
 pub struct Etcd {
     members: Vec<Mutex<Member>>,
@@ -166,10 +166,15 @@ impl Etcd {
     /// Which member leads; `None` while nobody does.
     pub fn leader(&self) -> Option<usize> {
         (0..self.members.len()).find(|at| {
-            let url = self.url(*at);
-            let mut command = self.ctl_command(&["--command-timeout", "1s", "endpoint", "status"]);
-            command.args(["--endpoints", &url]);
-            let said = finish(command.spawn().expect("etcdctl starts"));
+            let mut command = Command::new(program("etcdctl").expect("etcdctl is installed"));
+            command
+                .env_clear()
+                .env("ETCDCTL_API", "3")
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            command.args(["--command-timeout", "1s", "--dial-timeout", "1s", "--endpoints", &self.url(*at)]);
+            let said = finish(command.args(["endpoint", "status"]).spawn().expect("etcdctl starts"));
             said.code == 0 && said.out.split(", ").nth(4) == Some("true")
         })
     }

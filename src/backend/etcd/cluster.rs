@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tonic::{Status, Streaming};
+use tonic::Streaming;
 
 use super::link::{Link, LoginToken};
 use super::messages::{Answer, AuthenticateRequest, Call, WatchRequest, WatchResponse};
@@ -108,7 +108,7 @@ impl<Q: Call> Exchange for One<'_, Q> {
     ) -> Result<Self::Said, Trouble> {
         let asked = clock::now();
         let answer = timeout(within, link.call(self.0.clone(), login)).await;
-        let answer = answer.map_err(|_| Trouble::Silent)?.map_err(|status| Trouble::from(&status))?;
+        let answer = answer.map_err(|_| Trouble::Silent)??;
         let header = answer.header().cloned().unwrap_or_default();
         cluster.know(header.cluster_id)?;
         Ok(Answered { answer, asked, revision: header.revision, term: header.raft_term })
@@ -129,7 +129,7 @@ impl Exchange for Stream<'_> {
         within: Duration,
     ) -> Result<Self::Said, Trouble> {
         let stream = timeout(within, link.watch(self.0.to_vec(), login)).await;
-        stream.map_err(|_| Trouble::Silent)?.map_err(|status| Trouble::from(&status))
+        stream.map_err(|_| Trouble::Silent)?
     }
 }
 
@@ -204,7 +204,7 @@ impl Cluster {
     async fn attempt<E: Exchange>(&self, at: usize, within: Duration, exchange: &E) -> Result<E::Said, Trouble> {
         let begin = clock::now();
         let left = || within.saturating_sub(clock::now().since(begin)).max(ANSWER_LEAST);
-        let link = self.link(at, within).await?;
+        let (link, is_new) = self.link(at, within).await?;
         let login = self.login(at, &link, left()).await?;
         match exchange.with(self, &link, login.as_ref(), left()).await {
             Err(Trouble::LoginOver(_)) if login.is_some() => {
@@ -212,20 +212,28 @@ impl Cluster {
                 let login = self.login(at, &link, left()).await?;
                 exchange.with(self, &link, login.as_ref(), left()).await
             }
+            Err(Trouble::Broken(why)) => match &self.access.tls {
+                Some(tls) if is_new => {
+                    let refusal = Link::refusal(&self.members[at], tls, left()).await;
+                    Err(refusal.unwrap_or(Trouble::Broken(why)))
+                }
+                _ => Err(Trouble::Broken(why)),
+            },
             answer => answer,
         }
     }
 
-    async fn link(&self, at: usize, within: Duration) -> Result<Link, Trouble> {
+    /// A connection, and whether it is a new one.
+    async fn link(&self, at: usize, within: Duration) -> Result<(Link, bool), Trouble> {
         let known = self.state().seats[at].link.clone();
         if let Some(link) = known.filter(|link| !link.is_closed()) {
-            return Ok(link);
+            return Ok((link, false));
         }
         let members = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
         let limit = within.min(self.access.connect_timeout / members);
         let link = Link::open(&self.members[at], self.access.tls.as_ref(), limit).await?;
         self.state().seats[at].link = Some(link.clone());
-        Ok(link)
+        Ok((link, true))
     }
 
     async fn login(&self, at: usize, link: &Link, within: Duration) -> Result<Option<LoginToken>, Trouble> {
@@ -245,11 +253,11 @@ impl Cluster {
         let answer = timeout(within, link.call(request, None)).await.map_err(|_| Trouble::Silent)?;
         let token = match answer {
             Ok(answer) => LoginToken::try_from(answer.token).map_err(|why| Trouble::Strange(why.to_string()))?,
-            Err(status) if wants_no_login(&status) => {
+            Err(Trouble::NoLogins) => {
                 self.state().is_open = true;
                 return Ok(None);
             }
-            Err(status) => return Err(Trouble::from(&status)),
+            Err(trouble) => return Err(trouble),
         };
         self.state().login = Some(token.clone());
         Ok(Some(token))
@@ -309,10 +317,6 @@ impl Cluster {
     pub(super) fn take_leftovers(&self) -> Vec<i64> {
         std::mem::take(&mut *self.leftovers.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
-}
-
-fn wants_no_login(status: &Status) -> bool {
-    status.message().contains("authentication is not enabled")
 }
 
 impl fmt::Display for Cluster {

@@ -29,6 +29,8 @@ pub(super) enum Trouble {
     /// Ours is too old, or of a member that was restarted; another one will do.
     #[error("it does not know our login any more ({0})")]
     LoginOver(String),
+    #[error("it knows no users")]
+    NoLogins,
     #[error("the user may not read and write this key")]
     Forbidden,
     #[error("the lease is gone")]
@@ -54,6 +56,7 @@ impl From<&Status> for Trouble {
             _ if says("invalid auth token") || says("revision of auth store is old") => Trouble::LoginOver(text),
             _ if says("authentication failed") => Trouble::WrongLogin,
             _ if says("user name is empty") || says("user name not found") => Trouble::LoginNeeded,
+            _ if says("authentication is not enabled") => Trouble::NoLogins,
             _ if says("requested lease not found") => Trouble::LeaseGone,
             _ if says("database space exceeded") => Trouble::Full,
             Code::Unauthenticated => Trouble::LoginOver(text),
@@ -72,8 +75,8 @@ impl From<&Status> for Trouble {
 }
 
 /// What it was in the end that broke.
-fn innermost(status: &Status) -> String {
-    let mut why: &dyn Error = status;
+fn innermost(why: &dyn Error) -> String {
+    let mut why = why;
     while let Some(deeper) = why.source() {
         why = deeper;
     }
@@ -89,6 +92,7 @@ impl Trouble {
             Trouble::WrongLogin
             | Trouble::LoginNeeded
             | Trouble::LoginInTheOpen
+            | Trouble::NoLogins
             | Trouble::Forbidden
             | Trouble::LeaseGone
             | Trouble::OtherCluster
@@ -117,7 +121,9 @@ impl Trouble {
             | Trouble::LoginOver(_)
             | Trouble::Forbidden => Kind::Denied,
             Trouble::LeaseGone => Kind::Lost,
-            Trouble::OtherCluster | Trouble::Full | Trouble::Strange(_) | Trouble::Refused(_) => Kind::Refused,
+            Trouble::NoLogins | Trouble::OtherCluster | Trouble::Full | Trouble::Strange(_) | Trouble::Refused(_) => {
+                Kind::Refused
+            }
         }
     }
 
@@ -133,6 +139,7 @@ impl Trouble {
             Trouble::LoginNeeded => "give --etcd-user, and --etcd-password-file or DFLOCK_ETCD_PASSWORD",
             Trouble::LoginInTheOpen => "use --tls, or --allow-plaintext-token if the network is to be trusted",
             Trouble::LoginOver(_) => "try again",
+            Trouble::NoLogins => "leave out --etcd-user",
             Trouble::Forbidden => {
                 "its role needs readwrite on the range that begins with dflock/, or with what --etcd-prefix says"
             }
