@@ -85,13 +85,21 @@ fn a_password_is_kept() {
     if !is_here("a_password_is_kept") {
         return;
     }
-    let house = House::at("etcd://10.255.255.1:2379");
+    let house = House::at("etcd://192.0.2.1:2379");
     let open = house.path("open");
     std::fs::write(&open, "pw").expect("a file");
     let open = open.display().to_string();
     let said = house.dflock(&["exec", "--etcd-user", "u", "--etcd-password-file", &open, "k", "true"]).code(125);
     assert!(said.err.contains("others may read"), "{said:?}");
     house.dflock(&["exec", "--etcd-user", "u", "k", "true"]).code(125);
+    let private = private_file(house.home.path(), "private", "pw");
+    let login = ["exec", "--etcd-user", "u", "--etcd-password-file", &private];
+    let said = house.dflock(&[&login[..], &["k", "--", "true"]].concat()).code(77);
+    assert!(said.err.contains("would be sent in clear text"), "{said:?}");
+    // Nobody is there, or a proxy of this network.
+    let more = ["--allow-plaintext-token", "--connect-timeout", "0.3s", "-w", "1", "k", "--", "true"];
+    let said = house.dflock(&[&login[..], &more[..]].concat());
+    assert!(matches!(said.code, 69 | 76), "{said:?}");
     std::fs::create_dir_all(house.path(".config/dflock")).expect("a directory");
     std::fs::write(house.path(".config/dflock/config.toml"), "etcd_password = \"pw\"\n").expect("a file");
     let said = house.dflock(&["config"]).code(125);

@@ -1,7 +1,10 @@
 //! Many who wait for one key: what a hand-off costs does not grow with them.
 
+use std::io::Write;
+use std::process::Stdio;
+
 use crate::calm;
-use crate::house::clean::{House, Running};
+use crate::house::clean::{House, Running, finish};
 use crate::house::etcd::Etcd;
 use crate::house::wait_for;
 
@@ -69,4 +72,51 @@ fn a_crowd_passes_through_a_semaphore() {
     assert!(inside == 0 && most <= 3, "{most} at once");
     assert!(most >= 2, "slots were not used");
     assert_eq!(etcd.keys("dflock/sem/crowd/"), Vec::<String>::new());
+}
+
+/// More keys than fit on one page.
+#[test]
+fn reports_are_whole_and_can_be_narrowed() {
+    let Some((etcd, house)) = calm("reports_are_whole_and_can_be_narrowed") else { return };
+    const MANY: usize = 1234;
+    let all: Vec<usize> = (0..MANY).collect();
+    for some in all.chunks(100) {
+        let puts: String = some.iter().map(|at| format!("put dflock/lock/page%2F{at}/00000000000000ab x\n")).collect();
+        let mut child = etcd.ctl_command(&["txn"]).stdin(Stdio::piped()).spawn().expect("etcdctl starts");
+        let mut input = child.stdin.take().expect("a pipe");
+        input.write_all(format!("\n{puts}\n\n").as_bytes()).expect("it reads");
+        drop(input);
+        finish(child).ok();
+    }
+    let count = |prefix: &str| {
+        let document = house.dflock(&["stats", "--key-prefix", prefix]).json();
+        document["locks"].as_array().expect("a list").len()
+    };
+    assert_eq!(count("page/"), MANY);
+    assert_eq!(count("page/12"), 1 + 10 + 34);
+    assert_eq!(count("page"), MANY);
+    assert_eq!(count("page%2F"), 0, "what is escaped is no other name");
+    house.dflock(&["exec", "-n", "page/7", "--", "true"]).code(75);
+}
+
+#[test]
+fn a_place_in_the_queue_has_a_number() {
+    let Some((etcd, house)) = calm("a_place_in_the_queue_has_a_number") else { return };
+    let join = |key: &str, limit: &[&str]| {
+        let verb: &[&str] = if limit.is_empty() { &["enqueue"] } else { &["sem", "enqueue"] };
+        let args = [verb, &[key, "--owner", "none", "--max-hold", "60s", "--json"], limit].concat();
+        house.dflock(&args).json()["position"].as_u64()
+    };
+    assert_eq!([(); 3].map(|()| join("number", &[])), [None, Some(1), Some(2)]);
+    assert_eq!([(); 4].map(|()| join("number", &["--limit", "2"])), [None, None, Some(1), Some(2)]);
+    let document = house.dflock(&["status", "number", "--json"]).json();
+    let claims = document["semaphore"]["claims"].as_array().expect("all of them").clone();
+    let states: Vec<_> = claims.iter().map(|one| (one["state"].as_str(), one["position"].as_u64())).collect();
+    let (held, waiting) = (Some("held"), Some("waiting"));
+    assert_eq!(states, [(held, Some(0)), (held, Some(0)), (waiting, Some(1)), (waiting, Some(2))]);
+    assert!(claims.iter().all(|one| one["lease_left_s"].as_f64().is_some_and(|left| left > 5.0)), "{claims:?}");
+    drop(house);
+    wait_for("all of them to leave", || {
+        (etcd.keys("dflock/lock/number/").is_empty() && etcd.keys("dflock/sem/number/").is_empty()).then_some(())
+    });
 }

@@ -165,8 +165,8 @@ impl Cluster {
 
     async fn round<E: Exchange>(&self, patience: Patience, exchange: &E) -> Result<E::Said, (Trouble, Address)> {
         let mut backoff = Backoff::default();
+        let mut reach_until = patience.connect_until;
         loop {
-            let mut someone_lives = false;
             let mut last = None;
             let order = self.order();
             for (done, at) in order.iter().copied().enumerate() {
@@ -180,7 +180,10 @@ impl Cluster {
                     }
                     Err(trouble) if !trouble.passes() => return Err((trouble, self.members[at].clone())),
                     Err(trouble) => {
-                        someone_lives |= trouble.is_of_the_living();
+                        if trouble.is_of_the_living() {
+                            // While somebody is there a quorum may come back.
+                            reach_until = reach_until.max(clock::now() + self.access.connect_timeout);
+                        }
                         self.blame(at, &trouble, within);
                         last = Some((trouble, self.members[at].clone()));
                     }
@@ -189,7 +192,7 @@ impl Cluster {
                     break;
                 }
             }
-            let until = if someone_lives { patience.until } else { patience.connect_until.min(patience.until) };
+            let until = reach_until.min(patience.until);
             let pause = backoff.next(random());
             if clock::now() + pause >= until
                 && let Some(last) = last
@@ -204,12 +207,16 @@ impl Cluster {
     async fn attempt<E: Exchange>(&self, at: usize, within: Duration, exchange: &E) -> Result<E::Said, Trouble> {
         let begin = clock::now();
         let left = || within.saturating_sub(clock::now().since(begin)).max(ANSWER_LEAST);
+        let is_private = self.access.tls.is_some() || self.members[at].is_local();
+        if self.access.login.is_some() && !is_private && !self.access.allow_plaintext_login {
+            return Err(Trouble::LoginInTheOpen);
+        }
         let (link, is_new) = self.link(at, within).await?;
-        let login = self.login(at, &link, left()).await?;
+        let login = self.login(&link, left()).await?;
         match exchange.with(self, &link, login.as_ref(), left()).await {
             Err(Trouble::LoginOver(_)) if login.is_some() => {
                 self.state().login = None;
-                let login = self.login(at, &link, left()).await?;
+                let login = self.login(&link, left()).await?;
                 exchange.with(self, &link, login.as_ref(), left()).await
             }
             Err(Trouble::Broken(why)) => match &self.access.tls {
@@ -236,17 +243,13 @@ impl Cluster {
         Ok((link, true))
     }
 
-    async fn login(&self, at: usize, link: &Link, within: Duration) -> Result<Option<LoginToken>, Trouble> {
+    async fn login(&self, link: &Link, within: Duration) -> Result<Option<LoginToken>, Trouble> {
         let Some(Login { user, password }) = &self.access.login else { return Ok(None) };
         {
             let state = self.state();
             if state.is_open || state.login.is_some() {
                 return Ok(state.login.clone());
             }
-        }
-        let is_private = self.access.tls.is_some() || self.members[at].is_local();
-        if !is_private && !self.access.allow_plaintext_login {
-            return Err(Trouble::LoginInTheOpen);
         }
         let Ok(password) = String::from_utf8(password.clone()) else { return Err(Trouble::WrongLogin) };
         let request = AuthenticateRequest { name: user.clone(), password };

@@ -216,7 +216,9 @@ impl Place {
             };
             let seen = match heard {
                 Some(Ok(something_happened)) => {
-                    if !something_happened && clock::now().since(begin) < may_be_away {
+                    if something_happened || clock::now().since(begin) > may_be_away {
+                        backoff = Backoff::default();
+                    } else {
                         tokio::time::sleep(backoff.next(begin.as_nanos())).await;
                     }
                     self.look(patience()).await
@@ -235,7 +237,7 @@ impl Place {
                 }
                 Ok(_) => {}
                 // Somebody was before us when it was looked at last, and there is no news of that.
-                Err((trouble, _)) if trouble.is_of_the_living() && clock::now() + FRESH >= until => {
+                Err((trouble, _)) if trouble.passes() && clock::now() + FRESH >= until => {
                     return self.leave().await;
                 }
                 Err(missed) => return Err(Stop::Missed(missed)),
