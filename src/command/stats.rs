@@ -1,5 +1,8 @@
 //! `dflock stats`: what the servers hold, all asked at once.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -17,11 +20,16 @@ use crate::output::{self, Metrics, Table};
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   dflock stats | jq '.locks[].key'
-  dflock stats --format table")]
+  dflock stats --format table
+  dflock stats --key-prefix cron/")]
 pub struct Stats {
     /// Form of the answer
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "json")]
     format: Format,
+
+    /// Show only keys that begin with PREFIX
+    #[arg(long, value_name = "PREFIX")]
+    key_prefix: Option<OsString>,
 
     #[command(flatten)]
     target: Target,
@@ -70,7 +78,8 @@ impl Stats {
         let settings = self.target.settings(Vec::new())?;
         let backend = backend_of(&site_of(&settings, &self.target)?)?;
         backend.check(Feature::Stats)?;
-        let mut answers = super::block_on(async { Ok(backend.stats().await) })?;
+        let start = self.key_prefix.unwrap_or_default();
+        let mut answers = super::block_on(async { Ok(backend.stats(start.as_bytes()).await) })?;
         for (_, answer) in &mut answers {
             if let Err(failure) = answer {
                 *failure = local::name_stranger(&settings, failure.clone());
