@@ -8,7 +8,9 @@
 
 mod model;
 mod random;
+mod simulator;
 mod table;
+mod world;
 
 /// How many histories to play, from which seed on, and whether to tell the story.
 struct Plan {
