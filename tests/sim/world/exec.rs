@@ -74,9 +74,8 @@ pub async fn run(env: Env, client: usize, job: Job) -> Outcome {
         max_runtime: job.max_runtime_ms.map(Duration::from_millis),
     };
     let script = Script::new(env.now(), term_at, dead_at, rules);
-    let sweeping = false;
-    let mut run =
-        Run { env, client, keepers, guard, left, group, script, due: term_at, sweeping, leader: false, tell, told };
+    let (sweeping, due) = (false, env.now());
+    let mut run = Run { env, client, keepers, guard, left, group, script, due, sweeping, leader: false, tell, told };
     let status = run.watch().await;
     let Run { env, keepers, guard, .. } = run;
     give_back(&env, keepers).await;

@@ -81,16 +81,7 @@ impl Server {
         let mut boot = Boot::default();
         boot[0] = 1;
         let wall = 1_700_000_000 * SECOND;
-        Server {
-            powered: true,
-            down: false,
-            boot,
-            booted_at: 0,
-            wall,
-            incarnation: 0,
-            process: 0,
-            running: None,
-        }
+        Server { powered: true, down: false, boot, booted_at: 0, wall, incarnation: 0, process: 0, running: None }
     }
 
     /// The clock that leases run on here.
