@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a failing seed tells its story")]
 
 mod model;
+mod plants;
 mod random;
 mod simulator;
 mod table;

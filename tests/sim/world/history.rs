@@ -27,8 +27,6 @@ pub struct History {
     /// The most that a message takes, in nanoseconds.
     pub latency: u64,
     pub decisions: Vec<Decision>,
-    /// A journal whose name was changed but not brought to disk is written on under its old file.
-    pub old_pen_after_rename: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -149,7 +147,7 @@ impl History {
             }
         }
         decisions.sort_by_key(|decision| decision.at_ms);
-        History { seed, site, latency, decisions, old_pen_after_rename: false }
+        History { seed, site, latency, decisions }
     }
 
     /// Only the server went away, and never for long.

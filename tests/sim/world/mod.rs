@@ -67,6 +67,8 @@ pub enum Plant {
     GrantToAbsent,
     /// A new journal gets its name, but the directory is not brought to disk.
     NoDirectorySync,
+    /// A new journal has its name, but as that could not be brought to disk, the old one is written on.
+    OldFileAfterRename,
     /// What happens while a new journal is begun goes to the old one only.
     DraftMissesBatches,
     /// What could not be written is answered all the same.

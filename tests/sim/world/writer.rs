@@ -269,7 +269,7 @@ impl Writer {
             let synced = self.world().disk.borrow_mut().sync_directory();
             if let Err(failed) = synced {
                 // The name is the new one's already: the old file is nobody's.
-                if !self.world().history.old_pen_after_rename {
+                if self.world().plant != Plant::OldFileAfterRename {
                     self.pen = None;
                 }
                 return Err(failed);
