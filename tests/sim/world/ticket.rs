@@ -25,8 +25,9 @@ pub async fn run(env: Env, client: usize, job: Queuing) -> Outcome {
     let wait_until = env.now() + Duration::from_millis(job.wait_ms);
     match queue(&env, client, job, wait_until).await {
         Some((token, asked, mut connection)) => {
-            // Counted from before the request that started the lease.
-            let lease = Duration::from_secs(job.lease_s);
+            // Counted from before the request that started the lease. As nothing is renewed, its connection may have
+            // broken since then without its knowing.
+            let lease = Duration::from_secs(job.lease_s.min(job.resume_s));
             let dead_at = asked + lease - (lease / 10).max(Duration::from_millis(500));
             let (key, kind) = job.lock;
             env.believes(client, (key, kind.space(), token.number), dead_at, true);
