@@ -14,6 +14,8 @@ use tokio::time::{sleep, timeout};
 use super::{Farewell, Session};
 use crate::clock;
 use crate::net::Stream;
+use crate::server::journal::Promise;
+use crate::server::shared::Letter;
 use crate::server::table::Verdict;
 
 /// Bytes read at once.
@@ -28,12 +30,47 @@ const KEEP: usize = 4 * 1024;
 /// How often a blocked client that sent too much ahead to be read is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// How often a client that waits for the disk is looked at.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
 impl Session {
     /// Sends what was answered.
     pub(super) async fn send(&mut self) -> io::Result<()> {
         if self.out.is_empty() {
             return Ok(());
         }
+        if let Some(promise) = self.promise.take() {
+            if !promise.is_kept() {
+                self.watched = false;
+                self.keep_promise(&promise).await?;
+            }
+            self.unsent.clear();
+            // The server does not leave before it is said.
+            let sent = self.send_now().await;
+            drop(promise);
+            return sent;
+        }
+        self.send_now().await
+    }
+
+    /// Waits until what was done is on disk. Who went away meanwhile never hears of what was granted.
+    async fn keep_promise(&mut self, promise: &Promise) -> io::Result<()> {
+        let mut gone = false;
+        // A disk may fail for hours; connections of clients that have given up must not pile up meanwhile.
+        while !gone && timeout(LOOK_AFTER, promise.kept()).await.is_err() {
+            gone = self.stream.is_read_closed();
+        }
+        let context = &self.seat.context;
+        if gone || (!self.unsent.is_empty() && context.auto_release && self.stream.is_at_end()) {
+            for stamp in self.unsent.drain(..) {
+                context.shared.with(|table, turn| table.take_back(turn, stamp));
+            }
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+
+    async fn send_now(&mut self) -> io::Result<()> {
         // Nearly always everything goes out at once, and no clock is needed.
         let mut stream = Pin::new(&mut self.stream);
         let sent = poll_fn(|cx| match stream.as_mut().poll_write(cx, &self.out) {
@@ -110,12 +147,12 @@ impl Session {
     }
 
     /// Waits for the verdict; `None` when the client is gone first. What it sends ahead is kept.
-    pub(super) async fn blocked(&mut self, mut mailbox: oneshot::Receiver<Verdict>) -> Option<Verdict> {
+    pub(super) async fn blocked(&mut self, mut mailbox: oneshot::Receiver<Letter>) -> Option<Letter> {
         self.input.drain(..self.used);
         self.used = 0;
         self.watched = false;
         let mut look = None;
-        let verdict = poll_fn(|cx| {
+        let letter = poll_fn(|cx| {
             while self.input.len() < MAX_AHEAD {
                 match poll_read(&mut self.stream, cx, &mut self.input, READ_SIZE) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
@@ -123,8 +160,8 @@ impl Session {
                     Poll::Pending => break,
                 }
             }
-            if let Poll::Ready(verdict) = Pin::new(&mut mailbox).poll(cx) {
-                return Poll::Ready(Some(verdict.unwrap_or(Verdict::Off)));
+            if let Poll::Ready(letter) = Pin::new(&mut mailbox).poll(cx) {
+                return Poll::Ready(Some(letter.unwrap_or((Verdict::Off, None))));
             }
             if self.input.len() >= MAX_AHEAD {
                 let mut timer = look.take().unwrap_or_else(|| Box::pin(sleep(LOOK_EVERY)));
@@ -141,13 +178,13 @@ impl Session {
         .await;
         self.read_at = clock::server_now();
         self.progress_at = self.read_at;
-        let is_grant = |verdict: &Verdict| matches!(verdict, Verdict::Granted { .. });
-        if verdict.as_ref().is_some_and(|verdict| !is_grant(verdict) || !self.stream.is_at_end()) {
-            return verdict;
+        let is_grant = |letter: &Letter| matches!(letter.0, Verdict::Granted { .. });
+        if letter.as_ref().is_some_and(|letter| !is_grant(letter) || !self.stream.is_at_end()) {
+            return letter;
         }
         // The client has just gone; what it was granted it will never know of.
         mailbox.close();
-        if let Some(Verdict::Granted { stamp, .. }) = verdict.or_else(|| mailbox.try_recv().ok()) {
+        if let Some((Verdict::Granted { stamp, .. }, _)) = letter.or_else(|| mailbox.try_recv().ok()) {
             self.seat.context.shared.with(|table, turn| table.take_back(turn, stamp));
         }
         None

@@ -12,7 +12,7 @@ use crate::server::{Context, Event};
 use crate::wire::{Answer, Refusal};
 
 /// How long, and for how many bytes, a connection that we close is read on, so that our last line arrives.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 * 1024 * 1024;
 
 /// The first byte of every TLS connection.

@@ -12,17 +12,20 @@ use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::admit::Admission;
+use super::journal::Promise;
+use super::shared::Letter;
+use super::stamp::Stamp;
 use super::stats;
-use super::table::{Resumed, Verdict};
+use super::table::Resumed;
 use super::{Context, Event};
 use crate::clock::{self, Moment};
 use crate::net::Stream;
 use crate::wire::{Answer, Frame, Refusal, Request, answer, next_frame};
 use carry::empty;
-use door::{TLS_HANDSHAKE, linger_after, secure};
+use door::{LINGER, TLS_HANDSHAKE, linger_after, secure};
 use seat::Seat;
 
 /// How long a wrong secret is made to wait.
@@ -50,6 +53,8 @@ pub(super) async fn serve(arrival: Arrival, peer: String, admission: Admission, 
         input: Vec::new(),
         used: 0,
         out: Vec::new(),
+        promise: None,
+        unsent: Vec::new(),
         authenticated: !secret_needed,
         watchdog: Box::pin(sleep(context.read_timeout)),
         watched: false,
@@ -71,6 +76,10 @@ struct Session {
     /// Bytes of `input` that are dealt with.
     used: usize,
     out: Vec<u8>,
+    /// What must be on disk before `out` is sent.
+    promise: Option<Promise>,
+    /// Grants in `out` that wait for that.
+    unsent: Vec<Stamp>,
     authenticated: bool,
     /// Wakes at the end of some read timeout that has begun; which one counts is found out then.
     watchdog: Pin<Box<Sleep>>,
@@ -102,7 +111,7 @@ enum Next {
     GoOn,
     /// First whoever has been granted a lock by this: they have waited longer.
     GiveWay,
-    Blocked(oneshot::Receiver<Verdict>),
+    Blocked(oneshot::Receiver<Letter>),
     Report,
     Part(Farewell),
 }
@@ -122,8 +131,8 @@ impl Session {
                         if self.send().await.is_err() {
                             return Farewell::Silent;
                         }
-                        let Some(verdict) = self.blocked(mailbox).await else { return Farewell::Silent };
-                        self.answer_verdict(verdict);
+                        let Some((verdict, promise)) = self.blocked(mailbox).await else { return Farewell::Silent };
+                        self.answer_verdict(verdict, promise);
                     }
                     Next::Report => {
                         if Box::pin(self.send_report()).await.is_err() {
@@ -203,33 +212,40 @@ impl Session {
         match request {
             Request::Acquire { key, kind, timeout_s, lease_s } => {
                 let patience = Duration::from_secs(timeout_s);
-                let (reply, mailbox) = shared
+                let (reply, promise, mailbox) = shared
                     .with_mailbox(conn, |table, turn| table.acquire(turn, conn, key, kind, lease(lease_s), patience));
+                self.note(promise);
                 self.say_reply(reply, mailbox, answer::granted)
             }
             Request::Enqueue { key, kind, lease_s } => {
-                let reply = shared.with(|table, turn| table.enqueue(turn, conn, key, kind, lease(lease_s)));
+                let (reply, promise) = shared.with(|table, turn| table.enqueue(turn, conn, key, kind, lease(lease_s)));
+                self.note(promise);
                 self.say_reply(reply, None, answer::acquired)
             }
             Request::Wait { key, space, timeout_s } => {
                 let patience = Duration::from_secs(timeout_s);
-                let (reply, mailbox) =
+                let (reply, promise, mailbox) =
                     shared.with_mailbox(conn, |table, turn| table.wait(turn, conn, key, space, patience));
+                self.note(promise);
                 self.say_reply(reply, mailbox, answer::granted)
             }
             Request::Release { key, space, token } => {
-                let (released, handed_over) =
+                let (released, promise, handed_over) =
                     shared.with_handover(|table, turn| table.release(turn, key, space, token));
+                self.note(promise);
                 let next = self.say(if released { Answer::Done } else { Answer::Refused(Refusal::Unsaid) });
                 if handed_over { Next::GiveWay } else { next }
             }
             Request::Renew { key, space, token, lease_s } => {
                 let seconds = lease(lease_s);
-                let renewed = shared.with(|table, turn| table.renew(turn, key, space, token, seconds));
+                let (renewed, promise) = shared.with(|table, turn| table.renew(turn, key, space, token, seconds));
+                self.note(promise);
                 self.say(if renewed { Answer::Left { seconds } } else { Answer::Refused(Refusal::Unsaid) })
             }
             Request::Resume { key, space, proof, lease_s } => {
-                let resumed = shared.with(|table, turn| table.resume(turn, conn, key, space, proof, lease_s));
+                let (resumed, promise) =
+                    shared.with(|table, turn| table.resume(turn, conn, key, space, proof, lease_s));
+                self.note(promise);
                 match resumed {
                     None => self.say(Answer::Refused(Refusal::Unsaid)),
                     Some(Resumed::Held { lease_s }) => self.say(Answer::Left { seconds: lease_s }),
@@ -246,6 +262,13 @@ impl Session {
             Request::Stats => Next::Report,
             // There is nothing to authenticate for, or not any more; and this is no cluster.
             Request::Auth { .. } | Request::StableRef { .. } => self.say(Answer::Refused(Refusal::Unsaid)),
+        }
+    }
+
+    /// What is said next must not be heard before this is kept.
+    fn note(&mut self, promise: Option<Promise>) {
+        if let Some(promise) = promise {
+            self.promise = Some(promise.and(self.promise.take()));
         }
     }
 
@@ -266,9 +289,15 @@ impl Session {
 
     /// Lets go of everything, then says the last word.
     async fn leave(self, farewell: Farewell) {
-        let Session { stream, mut out, seat, _admission, .. } = self;
+        let Session { stream, mut out, promise, seat, _admission, .. } = self;
         // The connection still counts for the limits, but no lock waits for the good-bye.
         seat.leave().await;
+        if let Some(promise) = promise
+            && !promise.is_kept()
+            && timeout(LINGER, promise.kept()).await.is_err()
+        {
+            out.clear();
+        }
         let (refusal, delay) = match farewell {
             Farewell::Silent => return,
             Farewell::With(refusal) => (refusal, Duration::ZERO),

@@ -7,6 +7,8 @@ use tokio::sync::oneshot;
 
 use super::{Next, Session};
 use crate::server::MAX_RESUME_S;
+use crate::server::journal::Promise;
+use crate::server::shared::Letter;
 use crate::server::stats::{self, Report};
 use crate::server::table::{No, Reply, Verdict};
 use crate::wire::{Answer, Refusal, answer};
@@ -20,11 +22,16 @@ impl Session {
     pub(super) fn say_reply(
         &mut self,
         reply: Reply,
-        mailbox: Option<oneshot::Receiver<Verdict>>,
+        mailbox: Option<oneshot::Receiver<Letter>>,
         granted: for<'a> fn(&'a str, u64) -> Answer<'a>,
     ) -> Next {
         match (reply, mailbox) {
-            (Reply::Granted { stamp, lease_s }, _) => self.say(granted(stamp.hex().as_str(), lease_s)),
+            (Reply::Granted { stamp, lease_s }, _) => {
+                if self.promise.is_some() {
+                    self.unsent.push(stamp);
+                }
+                self.say(granted(stamp.hex().as_str(), lease_s))
+            }
             (Reply::Queued { ticket: None }, _) => self.say(Answer::Queued { ticket: None }),
             (Reply::Queued { ticket: Some(ticket) }, _) => {
                 self.say(Answer::Queued { ticket: Some(ticket.hex().as_str()) })
@@ -45,9 +52,13 @@ impl Session {
         }
     }
 
-    pub(super) fn answer_verdict(&mut self, verdict: Verdict) {
+    pub(super) fn answer_verdict(&mut self, verdict: Verdict, promise: Option<Promise>) {
+        self.note(promise);
         match verdict {
             Verdict::Granted { stamp, lease_s } => {
+                if self.promise.is_some() {
+                    self.unsent.push(stamp);
+                }
                 answer::granted(stamp.hex().as_str(), lease_s).write(&mut self.out);
             }
             Verdict::Timeout => Answer::Timeout.write(&mut self.out),

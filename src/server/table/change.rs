@@ -32,6 +32,11 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
+    /// Whether anything was recorded in it.
+    pub fn has_changes(&self) -> bool {
+        self.changes.as_ref().is_some_and(|changes| !changes.is_empty())
+    }
+
     pub(super) fn record(&mut self, change: impl FnOnce() -> Change) {
         if let Some(changes) = &mut self.changes {
             changes.push(change());
