@@ -268,10 +268,6 @@ impl Writer {
             self.env.sleep(pause).await;
             let synced = self.world().disk.borrow_mut().sync_directory();
             if let Err(failed) = synced {
-                // The name is the new one's already: the old file is nobody's.
-                if self.world().plant != Plant::OldFileAfterRename {
-                    self.pen = None;
-                }
                 return Err(failed);
             }
         }
@@ -298,15 +294,17 @@ impl Writer {
                     }
                     Err(failed) => Err(failed),
                 },
-                Ok(false) => self.publish(draft).await,
+                Ok(false) => match self.publish(draft).await {
+                    // Which of the two files has the name is not known any more.
+                    Err(Failed) if self.world().plant != Plant::OldFileAfterRename => return self.fail(),
+                    published => published,
+                },
                 Err(failed) => Err(failed),
             },
         };
         if gone_on.is_err() {
-            match &self.pen {
-                Some(pen) => self.draft_after = pen.end + GROWN_LEAST,
-                None => self.fail(),
-            }
+            // The old file does as well. If the disk is broken, that shows there too.
+            self.draft_after = self.pen.as_ref().map_or(0, |pen| pen.end) + GROWN_LEAST;
         }
     }
 
