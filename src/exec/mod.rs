@@ -12,6 +12,7 @@ mod signals;
 pub mod status;
 mod terminal;
 
+use std::borrow::{Borrow, BorrowMut};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -80,12 +81,12 @@ pub async fn run(
 ) -> Result<Outcome, Failure> {
     let mut signals = Signals::listen().map_err(|why| Failure::internal("listen for signals", &why))?;
     let taken = tokio::select! {
-        taken = take_all(&job.asks, backend, &guard, &mut signals) => taken,
+        taken = take_all(&job, backend, &guard, &mut signals) => taken,
         () = tell_the_time(user) => Err(Failure::internal("wait", &"the clock stopped")),
     };
     user.waited();
-    let (holds, left) = match taken {
-        Ok(Taken::All(holds, left)) => (holds, left),
+    let taken = match taken {
+        Ok(Taken::All(taken)) => taken,
         Ok(Taken::Interrupted(signal)) => {
             guard.farewell();
             return Ok(Outcome::Interrupted(signal));
@@ -95,7 +96,7 @@ pub async fn run(
             return Err(failure);
         }
     };
-    let mut run = match Run::start(job, holds, left, guard).await {
+    let mut run = match Run::start(job, taken, guard).await {
         Ok(run) => run,
         Err((failure, guard, keepers)) => {
             give_back(keepers, &|_: &str| ()).await;
@@ -138,37 +139,40 @@ async fn interrupted(signals: &mut Signals) -> Signal {
 }
 
 enum Taken {
-    /// In the order they were asked for, with what a guardian has to know of them.
-    All(Vec<Hold>, Vec<(Left, Option<OwnedFd>)>),
+    /// In the order they were asked for.
+    All(Vec<Protected>),
     Interrupted(Signal),
 }
 
 /// All or nothing, in one sorted order under one deadline, so that two who want the same keys never wait for
-/// each other for ever. A signal ends the waiting, but nothing that is under way with a lock that was granted.
-async fn take_all(asks: &[Ask], backend: &Backend, guard: &Guard, signals: &mut Signals) -> Result<Taken, Failure> {
+/// each other for ever. What is taken is kept from that moment on: waiting for the next may take longer than its
+/// lease. A signal ends the waiting, but nothing that is under way with a lock that was granted.
+async fn take_all(job: &Job, backend: &Backend, guard: &Guard, signals: &mut Signals) -> Result<Taken, Failure> {
     let begin = clock::now();
-    let mut order: Vec<usize> = (0..asks.len()).collect();
-    order.sort_by(|a, b| asks[*a].key.cmp(&asks[*b].key));
-    let mut taken: Vec<Option<Protected>> = asks.iter().map(|_| None).collect();
+    let mut order: Vec<usize> = (0..job.asks.len()).collect();
+    order.sort_by(|a, b| job.asks[*a].key.cmp(&job.asks[*b].key));
+    let mut taken: Vec<(usize, Protected)> = Vec::new();
     for at in order {
-        let mut ask = asks[at].clone();
+        let mut ask = job.asks[at].clone();
         if let Wait::For(whole) = ask.wait {
             ask.wait = Wait::For(whole.saturating_sub(clock::now().since(begin)));
         }
         let acquired = tokio::select! {
-            acquired = backend.acquire(&ask) => acquired,
+            biased;
             // The connection closes with us, and that is how a queue is left.
             signal = interrupted(signals) => {
                 roll_back(taken).await;
                 return Ok(Taken::Interrupted(signal));
             }
+            failure = lost_while_waiting(&mut taken) => Err(failure),
+            acquired = backend.acquire(&ask) => acquired,
         };
         let outcome = match acquired {
-            Ok(hold) => protect(&ask, hold, guard).await,
+            Ok(hold) => protect(&ask, hold, guard, job.rules.kill_after).await,
             Err(failure) => Err((failure, None)),
         };
         match outcome {
-            Ok(protected) => taken[at] = Some(protected),
+            Ok(protected) => taken.push((at, protected)),
             Err((failure, hold)) => {
                 if let Some(mut hold) = hold {
                     let _ = hold.give_back(clock::now() + RELEASE_WITHIN).await;
@@ -178,14 +182,24 @@ async fn take_all(asks: &[Ask], backend: &Backend, guard: &Guard, signals: &mut 
             }
         }
     }
-    let (holds, left) = taken.into_iter().flatten().unzip();
-    Ok(Taken::All(holds, left))
+    taken.sort_by_key(|(at, _)| *at);
+    Ok(Taken::All(taken.into_iter().map(|(_, protected)| protected).collect()))
 }
 
-type Protected = (Hold, (Left, Option<OwnedFd>));
+/// A lock that is kept, and what a guardian has to know of it.
+struct Protected {
+    keeper: Keeper,
+    grant: Grant,
+    left: (Left, Option<OwnedFd>),
+}
 
 /// Before a command may start the guardian knows of the lock, and the server keeps it if the connection breaks.
-async fn protect(ask: &Ask, mut hold: Hold, guard: &Guard) -> Result<Protected, (Failure, Option<Hold>)> {
+async fn protect(
+    ask: &Ask,
+    mut hold: Hold,
+    guard: &Guard,
+    grace: Duration,
+) -> Result<Protected, (Failure, Option<Hold>)> {
     let left = Left { key: ask.key.clone(), space: ask.kind.space(), token: hold.grant().token.clone() };
     let lifeline = hold.lifeline();
     if let Err(why) = guard.lock(left.clone(), lifeline.as_ref()) {
@@ -195,13 +209,24 @@ async fn protect(ask: &Ask, mut hold: Hold, guard: &Guard) -> Result<Protected, 
         let failure = Failure::new(Kind::Unreachable, format!("cannot keep {}: {why}", ask.key));
         return Err((failure.hint("the server went away just now: try again"), Some(hold)));
     }
-    Ok((hold, (left, lifeline)))
+    let grant = hold.grant().clone();
+    Ok(Protected { keeper: Keeper::start(hold, grace), grant, left: (left, lifeline) })
 }
 
-async fn roll_back(taken: Vec<Option<Protected>>) {
-    for (mut hold, _) in taken.into_iter().flatten() {
-        let _ = hold.give_back(clock::now() + RELEASE_WITHIN).await;
+/// Returns when a lock that was taken is lost before all are.
+async fn lost_while_waiting(taken: &mut [(usize, Protected)]) -> Failure {
+    let mut keepers: Vec<&mut Keeper> = taken.iter_mut().map(|(_, protected)| &mut protected.keeper).collect();
+    loop {
+        if let Lease::Lost { why, .. } = next_news(&mut keepers).await {
+            let failure =
+                Failure::new(Kind::Unreachable, format!("a lock was lost while others were waited for: {why}"));
+            return failure.hint("nothing was started: try again");
+        }
     }
+}
+
+async fn roll_back(taken: Vec<(usize, Protected)>) {
+    give_back(taken.into_iter().map(|(_, protected)| protected.keeper).collect(), &|_: &str| ()).await;
 }
 
 /// Bounded; a failure is told and changes nothing.
@@ -229,15 +254,14 @@ struct Run {
 }
 
 impl Run {
-    /// Starts keeping the locks, and the command if there is still time for it.
-    async fn start(
-        job: Job,
-        holds: Vec<Hold>,
-        left: Vec<(Left, Option<OwnedFd>)>,
-        guard: Guard,
-    ) -> Result<Run, (Failure, Guard, Vec<Keeper>)> {
-        let grants: Vec<Grant> = holds.iter().map(|hold| hold.grant().clone()).collect();
-        let keepers: Vec<Keeper> = holds.into_iter().map(|hold| Keeper::start(hold, job.rules.kill_after)).collect();
+    /// Starts the command if there is still time for it.
+    async fn start(job: Job, taken: Vec<Protected>, guard: Guard) -> Result<Run, (Failure, Guard, Vec<Keeper>)> {
+        let (mut keepers, mut grants, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        for protected in taken {
+            keepers.push(protected.keeper);
+            grants.push(protected.grant);
+            left.push(protected.left);
+        }
         if let Some(short) = grants.iter().find(|grant| grant.lease < SHORTEST_LEASE) {
             let message = format!("a lease of {}s leaves no time to stop a command", short.lease.as_secs_f64());
             return Err((Failure::usage(message).hint("-l must be at least 2s"), guard, keepers));
@@ -399,10 +423,10 @@ fn tell_guardian(guard: &Guard, left: &[(Left, Option<OwnedFd>)]) -> std::io::Re
 }
 
 /// Of several leases the one that ends first counts.
-fn soonest(keepers: &[Keeper]) -> (Moment, Moment) {
+fn soonest<K: Borrow<Keeper>>(keepers: &[K]) -> (Moment, Moment) {
     let (mut term, mut dead) = (Moment::NEVER, Moment::NEVER);
     for keeper in keepers {
-        match &*keeper.news.borrow() {
+        match &*keeper.borrow().news.borrow() {
             News::Held { term_at, dead_at, .. } | News::InDanger { term_at, dead_at, .. } => {
                 term = term.min(*term_at);
                 dead = dead.min(*dead_at);
@@ -414,8 +438,8 @@ fn soonest(keepers: &[Keeper]) -> (Moment, Moment) {
 }
 
 /// Waits until any of the leases has news.
-async fn next_news(keepers: &mut [Keeper]) -> Lease {
-    let mut changes: Vec<_> = keepers.iter_mut().map(|keeper| Box::pin(keeper.news.changed())).collect();
+async fn next_news<K: BorrowMut<Keeper>>(keepers: &mut [K]) -> Lease {
+    let mut changes: Vec<_> = keepers.iter_mut().map(|keeper| Box::pin(keeper.borrow_mut().news.changed())).collect();
     std::future::poll_fn(|cx| {
         let ready = changes.iter_mut().any(|change| change.as_mut().poll(cx).is_ready());
         if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
@@ -423,7 +447,7 @@ async fn next_news(keepers: &mut [Keeper]) -> Lease {
     .await;
     drop(changes);
     for keeper in keepers.iter() {
-        if let News::Lost { proved, why } = &*keeper.news.borrow() {
+        if let News::Lost { proved, why } = &*keeper.borrow().news.borrow() {
             return Lease::Lost { proved: *proved, why: why.clone() };
         }
     }
