@@ -1,5 +1,6 @@
 //! `dflock exec`: stands for `exec::run` and its loop. `exec::script` decides.
 
+use std::borrow::{Borrow, BorrowMut};
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
@@ -45,17 +46,16 @@ pub enum Outcome {
 pub async fn run(env: Env, client: usize, job: Job) -> Outcome {
     let (tell, told) = mpsc::unbounded_channel();
     let guard = Guard::start(&env, client, tell.clone());
-    let holds = match take_all(&env, client, &job, &guard).await {
-        Ok(holds) => holds,
+    let taken = match take_all(&env, client, &job, &guard).await {
+        Ok(taken) => taken,
         Err(failure) => {
             guard.say(Message::Farewell);
             return Outcome::NotObtained(failure);
         }
     };
-    let left = holds.iter().map(left_of).collect();
-    let fences = holds.iter().map(|hold| hold.token.number).collect();
+    let (keepers, left): (Vec<Keeper>, Vec<Left>) = taken.into_iter().unzip();
+    let fences = left.iter().map(|left| left.token.number).collect();
     let grace = Duration::from_millis(job.kill_after_ms);
-    let keepers: Vec<Keeper> = holds.into_iter().map(|hold| Keeper::start(hold, grace)).collect();
     let (term_at, dead_at) = soonest(&keepers);
     if env.now() >= term_at {
         give_back(&env, keepers).await;
@@ -83,35 +83,44 @@ pub async fn run(env: Env, client: usize, job: Job) -> Outcome {
     Outcome::Ran(status)
 }
 
-async fn take_all(env: &Env, client: usize, job: &Job, guard: &Guard) -> Result<Vec<Hold>, Failure> {
+async fn take_all(env: &Env, client: usize, job: &Job, guard: &Guard) -> Result<Vec<(Keeper, Left)>, Failure> {
     let begin = env.now();
     let mut order = job.locks.clone();
     order.sort_by_key(|(key, _)| *key);
-    let mut taken: Vec<Hold> = Vec::new();
+    let mut taken: Vec<(Keeper, Left)> = Vec::new();
     for (key, kind) in order {
         let connect_retry = Duration::from_millis(job.connect_retry_ms);
         let site = Site { env: env.clone(), client, key, kind, connect_retry, plain: false };
         let whole = Duration::from_millis(job.wait_ms);
         let wait = whole.saturating_sub(env.now().since(begin));
-        let acquired = site.acquire(Duration::from_millis(job.lease_ms), wait).await;
+        let acquired = tokio::select! {
+            biased;
+            () = lost_while_waiting(&mut taken) => Err(Failure::Lost),
+            acquired = site.acquire(Duration::from_millis(job.lease_ms), wait) => acquired,
+        };
         let failure = match acquired {
             Err(failure) => failure,
             Ok(mut hold) => {
-                guard.say(Message::Lock(left_of(&hold), hold.lifeline()));
+                let left = left_of(&hold);
+                guard.say(Message::Lock(left.clone(), hold.lifeline()));
                 if hold.secure(env.now() + SECURE_WITHIN).await != Renewal::Unknown {
-                    taken.push(hold);
+                    taken.push((Keeper::start(hold, Duration::from_millis(job.kill_after_ms)), left));
                     continue;
                 }
                 hold.give_back(env.now() + RELEASE_WITHIN).await;
                 Failure::Trouble
             }
         };
-        for mut hold in taken {
-            hold.give_back(env.now() + RELEASE_WITHIN).await;
-        }
+        give_back(env, taken.into_iter().map(|(keeper, _)| keeper).collect()).await;
         return Err(failure);
     }
     Ok(taken)
+}
+
+/// Returns when a lock that was taken is lost before all are.
+async fn lost_while_waiting(taken: &mut [(Keeper, Left)]) {
+    let mut keepers: Vec<&mut Keeper> = taken.iter_mut().map(|(keeper, _)| keeper).collect();
+    while !matches!(next_news(&mut keepers).await, Lease::Lost { .. }) {}
 }
 
 fn left_of(hold: &Hold) -> Left {
@@ -217,10 +226,10 @@ impl Run {
     }
 }
 
-fn soonest(keepers: &[Keeper]) -> (Moment, Moment) {
+fn soonest<K: Borrow<Keeper>>(keepers: &[K]) -> (Moment, Moment) {
     let (mut term, mut dead) = (Moment::NEVER, Moment::NEVER);
     for keeper in keepers {
-        match *keeper.news.borrow() {
+        match *keeper.borrow().news.borrow() {
             News::Held { term_at, dead_at } | News::InDanger { term_at, dead_at } => {
                 term = term.min(term_at);
                 dead = dead.min(dead_at);
@@ -231,8 +240,8 @@ fn soonest(keepers: &[Keeper]) -> (Moment, Moment) {
     (term, dead)
 }
 
-async fn next_news(keepers: &mut [Keeper]) -> Lease {
-    let mut changes: Vec<_> = keepers.iter_mut().map(|keeper| Box::pin(keeper.news.changed())).collect();
+async fn next_news<K: BorrowMut<Keeper>>(keepers: &mut [K]) -> Lease {
+    let mut changes: Vec<_> = keepers.iter_mut().map(|keeper| Box::pin(keeper.borrow_mut().news.changed())).collect();
     poll_fn(|cx| {
         let ready = changes.iter_mut().any(|change| change.as_mut().poll(cx).is_ready());
         if ready { Poll::Ready(()) } else { Poll::Pending }
@@ -240,7 +249,7 @@ async fn next_news(keepers: &mut [Keeper]) -> Lease {
     .await;
     drop(changes);
     for keeper in keepers.iter() {
-        if let News::Lost { proved } = *keeper.news.borrow() {
+        if let News::Lost { proved } = *keeper.borrow().news.borrow() {
             return Lease::Lost { proved, why: String::new() };
         }
     }

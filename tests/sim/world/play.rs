@@ -191,9 +191,7 @@ impl World {
             world.tell(&format!("client {client}"), || format!("ends: {outcome:?}"));
             let ran_to_its_end = matches!(
                 outcome,
-                Outcome::Ran(Status::Child(Ending::Exited(7)) | Status::RuntimeOver)
-                    | Outcome::NotObtained(_)
-                    | Outcome::TooLate
+                Outcome::Ran(Status::Child(Ending::Exited(7)) | Status::RuntimeOver) | Outcome::NotObtained(_)
             );
             if lease_ms >= 10_000 && world.history.has_only_upgrades() && !ran_to_its_end {
                 world.violate(Violation::Disturbed { client });
