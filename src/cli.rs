@@ -6,10 +6,12 @@ use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcomman
 use nix::sys::signal::Signal;
 
 use crate::command::acquire::Acquire;
+use crate::command::completions::Completions;
 use crate::command::config::Config;
 use crate::command::enqueue::Enqueue;
 use crate::command::exec::Exec;
 use crate::command::holders::Holders;
+use crate::command::man::Man;
 use crate::command::manner::Manner;
 use crate::command::release::Release;
 use crate::command::renew::Renew;
@@ -44,12 +46,14 @@ enum Verb {
     Holders(Holders),
     Serve(Box<Serve>),
     Config(Box<Config>),
+    Completions(Completions),
+    Man(Man),
 }
 
 type Describe = fn(Command) -> Command;
 
 /// Each verb by itself, as [`Verb`] has them all.
-const VERBS: [(&str, Describe); 12] = [
+const VERBS: [(&str, Describe); 14] = [
     ("exec", Exec::augment_args),
     ("acquire", Acquire::augment_args),
     ("release", Release::augment_args),
@@ -62,6 +66,8 @@ const VERBS: [(&str, Describe); 12] = [
     ("holders", Holders::augment_args),
     ("serve", Serve::augment_args),
     ("config", Config::augment_args),
+    ("completions", Completions::augment_args),
+    ("man", Man::augment_args),
 ];
 
 /// What stands above every verb.
@@ -102,6 +108,8 @@ impl Cli {
             Verb::Holders(verb) => verb.run(),
             Verb::Serve(verb) => verb.run().map(|()| 0),
             Verb::Config(verb) => verb.run(),
+            Verb::Completions(verb) => verb.run(Cli::command()),
+            Verb::Man(verb) => verb.run(Cli::command()),
         };
         code.map(Leave::Code)
     }
@@ -119,7 +127,7 @@ impl Cli {
             Verb::Status(verb) => verb.manner(),
             Verb::Stats(verb) => verb.manner(),
             Verb::Holders(verb) => verb.manner(),
-            Verb::Serve(_) => Manner::default(),
+            Verb::Serve(_) | Verb::Completions(_) | Verb::Man(_) => Manner::default(),
             Verb::Config(verb) => verb.manner(),
         }
     }

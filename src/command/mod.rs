@@ -2,12 +2,14 @@
 
 pub mod acquire;
 mod busy;
+pub mod completions;
 pub mod config;
 pub mod enqueue;
 pub mod exec;
 pub mod hold;
 pub mod holders;
 mod local;
+pub mod man;
 pub mod manner;
 pub mod release;
 pub mod renew;

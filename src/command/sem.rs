@@ -10,7 +10,7 @@ use super::renew::Renew;
 use super::wait::WaitFor;
 use crate::error::Failure;
 
-/// The same verbs for a semaphore, which up to --limit N may hold
+/// Use a semaphore, which up to --limit N may hold: the same verbs
 #[derive(Args, Debug)]
 pub struct Sem {
     #[command(subcommand)]

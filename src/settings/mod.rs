@@ -40,6 +40,11 @@ const fn known(name: &'static str, variable: &'static str, default: &'static str
     Known { name, variable, default }
 }
 
+/// Name, variable and default of every setting: for the manual.
+pub fn known_settings() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    KNOWN.iter().map(|known| (known.name, known.variable, known.default))
+}
+
 /// The one variable that holds a secret itself.
 const SECRET_VARIABLE: &str = "DFLOCK_AUTH_TOKEN";
 

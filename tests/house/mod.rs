@@ -4,6 +4,8 @@
 pub mod clean;
 pub mod original;
 pub mod proxy;
+pub mod tools;
+pub mod typist;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
