@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::sys::signal::Signal;
 
+use crate::command::about;
 use crate::command::acquire::Acquire;
 use crate::command::completions::Completions;
 use crate::command::config::Config;
@@ -27,6 +28,12 @@ use crate::exec::status::{Ending, Status as Ran};
 /// Run a command while holding a distributed lock
 #[derive(Parser, Debug)]
 #[command(name = "dflock", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+#[command(after_help = "Examples:
+  dflock exec demo -- echo \"only one of us at a time\"
+  dflock exec -n nightly -E 0 ./backup.sh   # skip quietly if it runs elsewhere
+
+dflock VERB --help tells all about one. More: man dflock")]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -80,10 +87,7 @@ impl Cli {
     pub fn from_command_line() -> Result<Cli, clap::Error> {
         let verb = std::env::args_os().nth(1);
         let command = verb.as_deref().and_then(Cli::command_with).unwrap_or_else(Cli::command);
-        let command = command.mut_subcommands(|verb| {
-            // Of a flag that is given twice the last one counts, as where a script adds to a wrapper's.
-            verb.args_override_self(true).mut_args(without_empty_variable)
-        });
+        let command = command.long_version(about::version()).mut_subcommands(finished);
         Cli::from_arg_matches(&command.try_get_matches()?)
     }
 
@@ -148,6 +152,13 @@ impl Leave {
             Outcome::Ran(Ran::RuntimeOver) => Leave::Code(Kind::RuntimeOver.exit()),
         }
     }
+}
+
+/// A verb, and the verbs it has, as they are read and shown.
+fn finished(verb: Command) -> Command {
+    // Of a flag that is given twice the last one counts, as where a script adds to a wrapper's.
+    let verb = verb.args_override_self(true).mut_args(without_empty_variable);
+    about::with_end(verb).mut_subcommands(finished)
 }
 
 /// An empty variable is how a script unsets one.

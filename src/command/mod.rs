@@ -1,5 +1,6 @@
 //! The verbs: one file each, with its flags and the few steps it takes.
 
+pub mod about;
 pub mod acquire;
 mod busy;
 pub mod completions;

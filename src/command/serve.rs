@@ -26,6 +26,9 @@ const MAX_THREADS: usize = 8;
 /// unchanged. SIGTERM or SIGINT stops it: waiters are sent away, holders may renew and release until
 /// nothing is held or --shutdown-timeout is over; a second signal ends it at once.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  dflock serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --auth-token-file secret
+  dflock serve --host unix:/run/dflock.sock")]
 pub struct Serve {
     /// Address to listen on: an IP address, a host name, or unix:/path (can be repeated)
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1", env = "DFLOCKD_HOST")]

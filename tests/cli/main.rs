@@ -20,6 +20,7 @@ mod client_settings;
 mod client_shards;
 mod client_tls;
 mod crowds;
+mod help;
 mod holders;
 mod json;
 mod lines;
