@@ -418,7 +418,8 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             break
         }
         'dflock;stats' {
-            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'Form of the answer')
+            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'Form of the answer [default: json]')
+            [CompletionResult]::new('--watch', '--watch', [CompletionResultType]::ParameterName, 'Ask every DUR, and show a live table on a terminal, lines otherwise [default: 2s]')
             [CompletionResult]::new('-s', '-s', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 a cluster [default: 127.0.0.1:6388]')
             [CompletionResult]::new('--servers', '--servers', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 a cluster [default: 127.0.0.1:6388]')
             [CompletionResult]::new('--shard', '--shard', [CompletionResultType]::ParameterName, 'Use this shard, counted from 0, whatever the key')

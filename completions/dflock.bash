@@ -1919,7 +1919,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__stats)
-            opts="-s -q -v -h --format --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-s -q -v -h --format --watch --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1927,6 +1927,13 @@ _dflock() {
             case "${prev}" in
                 --format)
                     COMPREPLY=($(compgen -W "json table prometheus" -- "${cur}"))
+                    return 0
+                    ;;
+                --watch)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --servers)
@@ -2303,7 +2310,7 @@ fi
 
 # What the function above does not know: keys that holders of this user have, and the command behind `exec KEY`.
 
-_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --for --format --gc-max-idle --host --idle-exit --jitter --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --write-timeout -E -c -l -s -w "
+_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --for --format --gc-max-idle --host --idle-exit --jitter --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w "
 
 # Offers the keys for the verb $1 that begin with $2.
 _dflock_keys() {

@@ -387,7 +387,8 @@ set edit:completion:arg-completer[dflock] = {|@words|
             cand --help 'Print help'
         }
         &'dflock;stats'= {
-            cand --format 'Form of the answer'
+            cand --format 'Form of the answer [default: json]'
+            cand --watch 'Ask every DUR, and show a live table on a terminal, lines otherwise [default: 2s]'
             cand -s 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 a cluster [default: 127.0.0.1:6388]'
             cand --servers 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 a cluster [default: 127.0.0.1:6388]'
             cand --shard 'Use this shard, counted from 0, whatever the key'

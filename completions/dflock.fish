@@ -300,9 +300,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand status" -l json -d 'Answer
 complete -c dflock -n "__fish_dflock_using_subcommand status" -s q -l quiet -d 'Say nothing of a lock that is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand status" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand status" -s h -l help -d 'Print help'
-complete -c dflock -n "__fish_dflock_using_subcommand stats" -l format -d 'Form of the answer' -r -f -a "json\t''
+complete -c dflock -n "__fish_dflock_using_subcommand stats" -l format -d 'Form of the answer [default: json]' -r -f -a "json\t''
 table\t''
 prometheus\t''"
+complete -c dflock -n "__fish_dflock_using_subcommand stats" -l watch -d 'Ask every DUR, and show a live table on a terminal, lines otherwise [default: 2s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 a cluster [default: 127.0.0.1:6388]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l shard -d 'Use this shard, counted from 0, whatever the key' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l tls-ca -d 'Trust this authority instead of the system\'s, as PEM' -r -F
@@ -382,7 +383,7 @@ end
 complete -c dflock -n "__fish_dflock_using_subcommand completions" -f -a "bash elvish fish powershell zsh"
 complete -c dflock -n "__fish_dflock_using_subcommand man" -f -a "(__fish_complete_directories)"
 
-set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --for --format --gc-max-idle --host --idle-exit --jitter --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --write-timeout -E -c -l -s -w
+set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --for --format --gc-max-idle --host --idle-exit --jitter --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w
 
 # Whether the key of `dflock exec` is there already.
 function __dflock_has_key

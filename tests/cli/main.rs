@@ -38,4 +38,5 @@ mod serve_tls;
 mod soak;
 mod start;
 mod verbs;
+mod watch;
 mod which;
