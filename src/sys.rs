@@ -168,6 +168,21 @@ fn announce(announcement: &Announcement) {
     }
 }
 
+/// Stops our own process group as Ctrl-Z does, this process among it; returns when it was continued, or at
+/// once where the system knows that nobody would.
+pub fn stop_group(group: nix::unistd::Pid) {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, killpg, sigaction};
+
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: sets the default action, which runs no code of ours.
+    let before = unsafe { sigaction(Signal::SIGTSTP, &default) };
+    let _ = killpg(group, Signal::SIGTSTP);
+    if let Ok(before) = before {
+        // SAFETY: what was set before was as sound then.
+        let _ = unsafe { sigaction(Signal::SIGTSTP, &before) };
+    }
+}
+
 /// Ends this process as a signal does by default.
 pub fn die_of(signal: nix::sys::signal::Signal) {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, raise, sigaction};

@@ -170,10 +170,11 @@ impl Hold {
         }
     }
 
-    /// At least how often to renew, whatever the lease.
-    pub fn rhythm(&self) -> Option<Duration> {
+    /// For how long the lock is kept for us if the server does not hear of us, where that may be less than the
+    /// lease.
+    pub fn silence(&self) -> Option<Duration> {
         match self {
-            Hold::Dflockd(hold) => hold.rhythm(),
+            Hold::Dflockd(hold) => hold.silence(),
         }
     }
 

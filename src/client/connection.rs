@@ -16,8 +16,8 @@ use crate::clock::{self, Moment};
 use crate::lock::Token;
 use crate::net::dial::explain_alert;
 use crate::net::{Address, Stream, dial};
+use crate::wire::Request;
 use crate::wire::answer::{self, Answer, Expect, Refusal};
-use crate::wire::{self, Request};
 
 /// The longest answer that is not a document.
 const MAX_ANSWER: usize = 4 * 1024;
@@ -149,8 +149,8 @@ impl Connection {
     }
 
     /// Agrees on how long the server keeps this connection's locks when it breaks.
-    pub async fn agree_on_resuming(&mut self, wish: Duration, until: Moment) -> Result<Duration, Trouble> {
-        let request = Request::Info { resume_s: Some(wish.as_secs().min(wire::MAX_SECONDS)) };
+    pub async fn agree_on_resuming(&mut self, wish_s: u64, until: Moment) -> Result<Duration, Trouble> {
+        let request = Request::Info { resume_s: Some(wish_s) };
         match self.exchange(request, Expect::Document, until).await? {
             Said::Document(json) => {
                 self.about = read_about(&json);

@@ -31,7 +31,7 @@ pub(super) struct Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Happened {
     Ended(Ending),
-    Stopped,
+    Stopped(Signal),
     /// Not of the group, as far as known: an orphan, or the guardian.
     Other(Pid),
 }
@@ -87,13 +87,13 @@ impl Group {
             let (pid, what) = match waitpid(None, Some(flags)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, Happened::Ended(Ending::Exited(code as u8))),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Happened::Ended(Ending::Killed(signal))),
-                Ok(WaitStatus::Stopped(pid, _)) if pid == self.leader => (pid, Happened::Stopped),
+                Ok(WaitStatus::Stopped(pid, signal)) if pid == self.leader => (pid, Happened::Stopped(signal)),
                 Ok(WaitStatus::StillAlive) => return happened,
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => return happened,
             };
             if pid == self.leader && !self.leader_reaped {
-                self.leader_reaped = what != Happened::Stopped;
+                self.leader_reaped = !matches!(what, Happened::Stopped(_));
                 happened.push(what);
             } else {
                 happened.push(Happened::Other(pid));

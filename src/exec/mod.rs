@@ -91,7 +91,7 @@ pub async fn run(
             return Err(failure);
         }
     };
-    let mut run = match Run::start(&job, holds, left, guard).await {
+    let mut run = match Run::start(&job, holds, left, guard, &mut signals).await {
         Ok(run) => run,
         Err((failure, guard, keepers)) => {
             after::give_back(keepers, Some(guard), &|_| ()).await;

@@ -46,6 +46,7 @@ impl Run {
         holds: Vec<Hold>,
         left: Vec<(Left, Option<OwnedFd>)>,
         guard: Guard,
+        signals: &mut Signals,
     ) -> Result<Run, (Failure, Guard, Vec<Keeper>)> {
         let grants: Vec<Grant> = holds.iter().map(|hold| hold.grant().clone()).collect();
         let keepers: Vec<Keeper> = holds.into_iter().map(|hold| Keeper::start(hold, job.rules.kill_after)).collect();
@@ -57,10 +58,11 @@ impl Run {
         if clock::now() >= term_at {
             return Err((group::too_late(), guard, keepers));
         }
+        signals.hear_stops();
         let terminal = Terminal::find();
         let environment = environment(job, &grants);
         let announcement = guard.announcement(dead_at, term_at);
-        let device = terminal.as_ref().map(Terminal::descriptor);
+        let device = terminal.as_ref().and_then(Terminal::to_lend);
         let group = match Group::spawn(&job.program, &environment, announcement, device) {
             Ok(group) => group,
             Err(failure) => {
@@ -70,9 +72,6 @@ impl Run {
                 return Err((failure, guard, keepers));
             }
         };
-        if let Some(terminal) = &terminal {
-            terminal.lend(group.leader());
-        }
         // Without it only the command hears Ctrl-C, which is what matters most.
         let ear = terminal.as_ref().filter(|_| has_one_thread()).and_then(|_| Ear::put_into(group.leader()).ok());
         let script = Script::new(clock::now(), term_at, dead_at, job.rules);
@@ -123,14 +122,14 @@ impl Run {
                         }
                         events.push(Event::Ended(ending));
                     }
-                    Happened::Stopped if self.terminal.is_some() => events.push(Event::Stopped),
+                    Happened::Stopped(signal) if self.suspends(signal) => events.push(Event::Stopped),
                     Happened::Other(pid) if self.guard.as_ref().is_some_and(|guard| guard.pid == pid) => {
                         self.guard = self.replace_guardian(let_go);
                         if self.guard.is_none() {
                             say("the guardian is gone; if dflock is killed now, the command runs on");
                         }
                     }
-                    Happened::Stopped | Happened::Other(_) => {}
+                    Happened::Stopped(_) | Happened::Other(_) => {}
                 }
             }
             if self.sweeping && self.group.is_gone() {
@@ -152,6 +151,18 @@ impl Run {
         Some(guard)
     }
 
+    /// Whether a stop of the command is one of the terminal's, and so stops us too.
+    fn suspends(&self, signal: Signal) -> bool {
+        let Some(terminal) = &self.terminal else { return false };
+        if matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU) && terminal.lend(self.group.leader()) {
+            // It asked for the terminal, and `fg` had given that to us without a word.
+            self.group.signal(Signal::SIGCONT);
+            return false;
+        }
+        // Whoever stops the command by hand means it alone; but a terminal that nobody reads is no use.
+        signal != Signal::SIGSTOP || terminal.is_lent()
+    }
+
     /// Carries out one action; the last one says how we leave.
     fn act(&mut self, action: Action, say: Say<'_>) -> Option<Status> {
         match action {
@@ -171,17 +182,17 @@ impl Run {
             Action::Suspend => {
                 if let Some(terminal) = &self.terminal {
                     terminal.take_back();
-                    terminal.stop_ourselves();
+                    terminal.stop_our_group();
                     let (actions, due) = self.script.next(clock::now(), Event::Continued);
                     self.due = due;
                     return actions.into_iter().find_map(|action| self.act(action, say));
                 }
             }
             Action::Resume => {
-                if let Some(terminal) = &self.terminal {
-                    terminal.lend(self.group.leader());
+                // In the background it goes on by the CONT that was sent to us, which is passed on.
+                if self.terminal.as_ref().is_some_and(|terminal| terminal.lend(self.group.leader())) {
+                    self.group.signal(Signal::SIGCONT);
                 }
-                self.group.signal(Signal::SIGCONT);
             }
             Action::Say(text) => say(&text),
             // Carried out by the caller, who has the locks.

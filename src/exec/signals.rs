@@ -24,27 +24,39 @@ pub(super) struct Signals {
     pub(super) sent: mpsc::Receiver<Signal>,
     /// A child has ended or stopped.
     pub(super) child: tokio::signal::unix::Signal,
+    sender: mpsc::Sender<Signal>,
+    ignored: u64,
 }
 
 impl Signals {
     pub(super) fn listen() -> io::Result<Signals> {
-        let ignored = ignored_at_start();
         let (sender, sent) = mpsc::channel(64);
-        for number in PASSED {
-            if ignored & (1 << (number as u32 - 1)) != 0 {
-                continue;
-            }
-            let mut stream = signal(SignalKind::from_raw(number as i32))?;
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                while stream.recv().await.is_some() {
-                    if sender.send(number).await.is_err() {
-                        return;
-                    }
-                }
-            });
+        let signals = Signals { sent, child: signal(SignalKind::child())?, sender, ignored: ignored_at_start() };
+        PASSED.iter().try_for_each(|number| signals.hear(*number))?;
+        Ok(signals)
+    }
+
+    /// From now on Ctrl-Z is passed on too: when the command has stopped, so do we. Until there is one it stops
+    /// us as anybody.
+    pub(super) fn hear_stops(&self) {
+        // Without it Ctrl-Z stops us alone, where the terminal is not lent.
+        let _ = self.hear(Signal::SIGTSTP);
+    }
+
+    fn hear(&self, number: Signal) -> io::Result<()> {
+        if self.ignored & (1 << (number as u32 - 1)) != 0 {
+            return Ok(());
         }
-        Ok(Signals { sent, child: signal(SignalKind::child())? })
+        let mut stream = signal(SignalKind::from_raw(number as i32))?;
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                if sender.send(number).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(())
     }
 
     /// The next signal that ends dflock while it waits.

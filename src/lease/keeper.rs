@@ -58,7 +58,7 @@ impl Keeper {
     pub fn start(hold: Hold, grace: Duration) -> Keeper {
         let grant = hold.grant().clone();
         let can_move = hold.outlives_connection();
-        let plan = Plan::new(grant.asked, grant.lease, grace, hold.rhythm());
+        let plan = Plan::new(grant.asked, grant.lease, grace, hold.silence());
         let held = News::Held { term_at: plan.term_at(), dead_at: plan.dead_at(), lease: plan.lease() };
         let (tell, news) = watch::channel(held);
         let (orders, inbox) = mpsc::channel(4);
@@ -292,7 +292,7 @@ impl Keeping {
         match renewal {
             Renewal::Renewed { asked } => {
                 let lease = self.hold.grant().lease;
-                self.plan.set_rhythm(self.hold.rhythm());
+                self.plan.set_silence(self.hold.silence());
                 self.plan.renewed(asked, lease, asked.as_nanos() / 1000);
                 let (term_at, dead_at) = (self.plan.term_at(), self.plan.dead_at());
                 self.tell.send_replace(News::Held { term_at, dead_at, lease });

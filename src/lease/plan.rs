@@ -20,8 +20,8 @@ pub struct Plan {
     lease: Duration,
     /// Between being told to end and being dead.
     grace: Duration,
-    /// At least how often to renew, whatever the lease.
-    rhythm: Option<Duration>,
+    /// For how long the server keeps the lock of a client that it does not hear of, if not for the whole lease.
+    silence: Option<Duration>,
     asked: Moment,
     renew_at: Moment,
     failures: u32,
@@ -38,8 +38,8 @@ pub enum Step {
 
 impl Plan {
     /// `asked` is when the request left, not when the answer came: the server counted from somewhere between.
-    pub fn new(asked: Moment, lease: Duration, grace: Duration, rhythm: Option<Duration>) -> Plan {
-        let mut plan = Plan { lease, grace: grace.min(lease / 4), rhythm, asked, renew_at: asked, failures: 0 };
+    pub fn new(asked: Moment, lease: Duration, grace: Duration, silence: Option<Duration>) -> Plan {
+        let mut plan = Plan { lease, grace, silence, asked, renew_at: asked, failures: 0 };
         plan.renewed(asked, lease, 0);
         plan
     }
@@ -49,15 +49,19 @@ impl Plan {
         self.asked = asked;
         self.lease = lease;
         self.failures = 0;
-        let interval = (lease / 3).min(self.rhythm.unwrap_or(Duration::MAX));
         // Up to a tenth earlier, so that a fleet started together does not renew together.
-        self.renew_at = asked + interval.mul_f64(1.0 - (random % 1000) as f64 / 10_000.0);
+        self.renew_at = asked + (self.believed() / 3).mul_f64(1.0 - (random % 1000) as f64 / 10_000.0);
     }
 
-    pub fn set_rhythm(&mut self, rhythm: Option<Duration>) {
-        self.rhythm = rhythm;
-        let interval = (self.lease / 3).min(rhythm.unwrap_or(Duration::MAX));
-        self.renew_at = self.renew_at.min(self.asked + interval);
+    pub fn set_silence(&mut self, silence: Option<Duration>) {
+        self.silence = silence;
+        self.renew_at = self.renew_at.min(self.asked + self.believed() / 3);
+    }
+
+    /// The part of the lease that does not depend on being heard of. When it was `asked` the server heard of us
+    /// for sure; that it does so later, through whatever is between, only the next answer proves.
+    fn believed(&self) -> Duration {
+        self.lease.min(self.silence.unwrap_or(Duration::MAX))
     }
 
     /// An attempt got no answer.
@@ -73,13 +77,14 @@ impl Plan {
 
     /// When a child must be dead.
     pub fn dead_at(&self) -> Moment {
-        let margin = (self.lease / 10).clamp(MARGIN_LEAST, MARGIN_MOST).min(self.lease / 2);
-        self.asked + (self.lease - margin)
+        let believed = self.believed();
+        let margin = (believed / 10).clamp(MARGIN_LEAST, MARGIN_MOST).min(believed / 2);
+        self.asked + (believed - margin)
     }
 
     /// When a child is told to end.
     pub fn term_at(&self) -> Moment {
-        self.dead_at() - self.grace.min(self.lease / 4)
+        self.dead_at() - self.grace.min(self.believed() / 4)
     }
 
     pub fn step(&self, now: Moment) -> Step {
@@ -127,14 +132,20 @@ mod tests {
     }
 
     #[test]
-    fn a_rhythm_is_kept_whatever_the_lease() {
-        let mut plan = Plan::new(T0, secs(3600.0), secs(5.0), Some(secs(7.0)));
+    fn a_server_that_must_hear_of_us_bounds_any_lease() {
+        let mut plan = Plan::new(T0, secs(3600.0), secs(5.0), Some(secs(21.0)));
         assert_eq!(plan.step(T0), Step::RenewAt(T0 + secs(7.0)));
+        assert_eq!(plan.dead_at(), T0 + secs(18.9));
         for random in [0, 1, 500, 999, u64::MAX] {
             plan.renewed(T0, secs(3600.0), random);
             let Step::RenewAt(at) = plan.step(T0) else { panic!("not yet") };
             assert!(at <= T0 + secs(7.0) && at >= T0 + secs(6.3), "{at:?}");
         }
+        plan.set_silence(Some(secs(3.0)));
+        assert_eq!(plan.step(T0), Step::RenewAt(T0 + secs(1.0)));
+        assert_eq!(plan.dead_at(), T0 + secs(2.5));
+        plan.set_silence(None);
+        assert_eq!(plan.dead_at(), T0 + secs(3595.0));
     }
 
     #[test]
@@ -176,12 +187,13 @@ mod tests {
         for _ in 0..5000 {
             let lease = Duration::from_millis(600 + random() % 100_000);
             let grace = Duration::from_millis(random() % 20_000);
-            let rhythm = (random() % 2 == 0).then_some(secs(7.0));
-            let mut plan = Plan::new(T0, lease, grace, rhythm);
+            let silence = (random() % 2 == 0).then_some(secs(21.0));
+            let mut plan = Plan::new(T0, lease, grace, silence);
             let (mut now, mut asked, mut lease) = (T0, T0, lease);
             for _ in 0..50 {
                 assert!(plan.term_at() <= plan.dead_at());
-                assert!(plan.dead_at() < asked + lease, "dead before the lease ends");
+                let kept = lease.min(silence.unwrap_or(lease));
+                assert!(plan.dead_at() < asked + kept, "dead before the lease ends");
                 match plan.step(now) {
                     Step::GiveUp => {
                         assert!(now >= plan.term_at());

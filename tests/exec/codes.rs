@@ -74,6 +74,8 @@ fn mistakes_are_125_and_take_no_lock() {
     }
     let said = house.dflock(&["exec", "-l", "1.9", "k", "true"]).code(125);
     assert!(said.err.contains("leaves no time to stop a command"), "{said:?}");
+    // Without asking anybody.
+    House::at("127.0.0.1:1").dflock(&["exec", "-l", "1.9", "k", "true"]).code(125);
     // A server may give shorter leases than that by itself.
     let short = House::serving(&["--default-lease-ttl", "1"]);
     short.dflock(&["exec", "k", "true"]).code(125);

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::house::clean::{House, Running};
+use crate::house::original::Original;
 use crate::house::{Server, now, wait_for};
 
 /// Writes its name again and again; ignores TERM if told to.
@@ -184,6 +185,23 @@ fn a_killed_guardian_is_replaced_by_one_that_does_its_duty() {
     first.signal("KILL");
     let second = start(&house, "second", false, &[]);
     assert!(!is_running("first", &house));
+    second.signal("TERM");
+    second.finish();
+    assert_never_two(&house, &["first", "second"]);
+}
+
+/// The original cuts a connection that is silent for a while, and then its locks are anybody's, whatever their lease.
+#[test]
+fn a_frozen_dflock_loses_its_command_before_the_original_cuts_its_connection() {
+    let original = Original::start(Duration::from_secs(23));
+    let house = House::at(&original.address);
+    let first = start(&house, "first", true, &["-l", "120"]);
+    first.signal("STOP");
+    let second = start(&house, "second", false, &[]);
+    assert!(!is_running("first", &house), "both run");
+    first.signal("CONT");
+    let said = first.finish();
+    assert_eq!(said.code, 79, "{said:?}");
     second.signal("TERM");
     second.finish();
     assert_never_two(&house, &["first", "second"]);

@@ -12,6 +12,7 @@ mod manners;
 mod min_hold;
 mod pty;
 mod pty_jobs;
+mod rules;
 mod terminal;
 mod times;
 mod trials;

@@ -296,10 +296,16 @@ fn die_as_the_child_begins(script: &str, code: i32) {
     for one in &orphans {
         send(one.pid, Signal::SIGKILL);
     }
+    let mut begun = 0;
     for (_, running) in crowd {
         send(running.pid.cast_signed(), Signal::SIGCONT);
-        assert_eq!(running.finish().code, code);
+        let said = running.finish();
+        // On a busy machine the lease of some is nearly over before their child could begin.
+        let came_too_late = said.code == 69 && said.err.contains("came too late");
+        assert!(said.code == code || came_too_late, "{said:?}");
+        begun += usize::from(!came_too_late);
     }
+    assert!(begun > 0, "no child could begin");
     assert_eq!(orphans.len(), 0, "the lock is free and these live: {orphans:?}");
 }
 

@@ -26,7 +26,7 @@ struct Shared {
     server: Mutex<String>,
     /// Connections that were passed on.
     passed: AtomicUsize,
-    /// What came from clients and from servers, and when it had all been read.
+    /// What went through.
     heard: Mutex<Vec<Heard>>,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -34,6 +34,7 @@ struct Shared {
 /// Some bytes that came over the wire at once.
 #[derive(Clone, Debug)]
 pub struct Heard {
+    /// When they came in.
     pub at: SystemTime,
     pub from_client: bool,
     pub text: String,
@@ -84,9 +85,11 @@ impl Proxy {
         self.shared.delay.store(by.as_millis() as u64, Ordering::SeqCst);
     }
 
-    /// All that was said so far, whether it was let through or not.
+    /// All that was let through so far.
     pub fn heard(&self) -> Vec<Heard> {
-        self.shared.heard.lock().expect("the list").clone()
+        let mut heard = self.shared.heard.lock().expect("the list").clone();
+        heard.sort_by_key(|heard| heard.at);
+        heard
     }
 
     /// How many connections were passed on so far.
@@ -123,8 +126,7 @@ impl Shared {
             let mut bytes = [0; 16 * 1024];
             loop {
                 let read = from.read(&mut bytes).unwrap_or(0);
-                let (at, text) = (SystemTime::now(), String::from_utf8_lossy(&bytes[..read]).into_owned());
-                shared.heard.lock().expect("the list").push(Heard { at, from_client, text });
+                let at = SystemTime::now();
                 let delay = Duration::from_millis(shared.delay.load(Ordering::SeqCst));
                 if !delay.is_zero() {
                     thread::park_timeout(delay);
@@ -136,6 +138,8 @@ impl Shared {
                     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
                     return;
                 }
+                let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
+                shared.heard.lock().expect("the list").push(Heard { at, from_client, text });
             }
         });
     }
