@@ -196,6 +196,14 @@ pub fn die_of(signal: nix::sys::signal::Signal) {
     let _ = raise(signal);
 }
 
+/// A file that may not grow gives an error then, not a signal that ends this process.
+pub fn ignore_file_size_signal() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+
+    // SAFETY: ignoring a signal runs no code of ours.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
 /// Takes over a descriptor that the kernel has just given to us in a message.
 pub fn own(descriptor: RawFd) -> OwnedFd {
     // SAFETY: descriptors of SCM_RIGHTS are new, and whoever received them owns them alone.

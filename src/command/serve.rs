@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use crate::error::{Failure, Kind};
 use crate::net::tls;
 use crate::output::log;
 use crate::server::table::Limits;
-use crate::server::{Event, Level, Options, Report, Server};
+use crate::server::{Event, Level, Options, Report, Server, journal};
 use crate::settings::duration;
 use crate::settings::secret::Secret;
 
@@ -25,6 +25,9 @@ const MAX_THREADS: usize = 8;
 /// It speaks the protocol of dflockd, so that the dflockd clients of other languages work against it
 /// unchanged. SIGTERM or SIGINT stops it: waiters are sent away, holders may renew and release until
 /// nothing is held or --shutdown-timeout is over; a second signal ends it at once.
+///
+/// With --state-dir what is held outlives the server: a restarted one holds every lock to the end of its
+/// lease for whoever has its token, and SIGTERM does not wait for holders.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   dflock serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --auth-token-file secret
@@ -106,6 +109,25 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", env = "DFLOCKD_AUTH_TOKEN_FILE")]
     auth_token_file: Option<PathBuf>,
 
+    /// Directory to keep what is held in, over crashes, restarts and upgrades; made if it is not there
+    ///
+    /// Nothing is answered before it is written there. After a restart every lease goes on, the time that passed
+    /// counts, queue places wait for their clients, and fences go on growing. On SIGTERM the server leaves as
+    /// soon as everything is on disk, without waiting for holders. When the disk is full or fails, no locks
+    /// are given out, renewals and releases are answered as far as they can be written, and it recovers by itself.
+    /// One server at a time may use a directory, and nobody else may look into it (chmod 700).
+    #[arg(long, value_name = "DIR", env = "DFLOCKD_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// When what is written to --state-dir is brought to the disk itself
+    ///
+    /// Whatever is chosen, a crash of the server alone loses nothing. If the machine crashes or loses power,
+    /// grants, renewals and releases that were answered can be lost: with "always" none; with "interval" those
+    /// of the last 50 ms, or of as long as the disk takes; with "never" those of the time that the system
+    /// keeps to itself, usually up to 30 s. A lost grant may be given to somebody else.
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "always", env = "DFLOCKD_FSYNC")]
+    fsync: Fsync,
+
     /// Stop when nothing was connected, held or queued for this long
     #[arg(long, value_name = "DUR", value_parser = duration::parse_above_zero)]
     idle_exit: Option<Duration>,
@@ -117,6 +139,16 @@ pub struct Serve {
     /// Form of the log on stderr
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     log_format: log::Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Fsync {
+    /// Before anything is answered
+    Always,
+    /// At most every 50 ms
+    Interval,
+    /// When the system does it
+    Never,
 }
 
 impl Serve {
@@ -164,7 +196,15 @@ impl Serve {
             idle: self.gc_max_idle,
             auto_release: self.auto_release_on_disconnect && !self.no_auto_release_on_disconnect,
         };
+        let fsync = match self.fsync {
+            Fsync::Always => journal::Fsync::Always,
+            Fsync::Interval => journal::Fsync::Interval,
+            Fsync::Never => journal::Fsync::Never,
+        };
+        // An empty variable is one that is not set.
+        let dir = self.state_dir.filter(|dir| !dir.as_os_str().is_empty());
         Ok(Options {
+            state: dir.map(|dir| journal::Options { dir, fsync }),
             hosts: self.host,
             port: self.port,
             limits,

@@ -85,7 +85,8 @@ impl Run {
             ear,
             script,
             alarm: Alarm::new(),
-            due: term_at,
+            // At once: the script says when the first look is due.
+            due: clock::now(),
             sweeping: false,
         })
     }

@@ -155,7 +155,8 @@ impl Script {
     }
 
     fn look_at_the_clock(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        if !self.lost && now >= self.term_at && self.leader.is_none() {
+        // One that ended by itself has left already; of a group that is being ended, others may still be there.
+        if !self.lost && now >= self.term_at && (self.leader.is_none() || self.ending.is_some()) {
             self.lose(now, false, "it could not be renewed in time", actions);
         }
         if now >= self.runtime_over_at && self.ending.is_none() && self.leader.is_none() {
@@ -363,6 +364,19 @@ mod tests {
         script.next(at(2.1), Event::Ended(Ending::Killed(Signal::SIGTERM)));
         let (actions, _) = script.next(at(2.2), Event::GroupGone);
         assert_eq!(actions, [Action::Release, Action::Leave(Status::RuntimeOver)]);
+    }
+
+    #[test]
+    fn those_left_of_a_group_that_is_ended_have_no_more_time_than_the_lease() {
+        let rules = Rules { kill_after: secs(60.0), kill_after_given: true, max_runtime: Some(secs(2.0)), ..RULES };
+        let mut script = script(rules);
+        script.next(at(2.0), Event::Due);
+        let (_, next) = script.next(at(2.1), Event::Ended(Ending::Killed(Signal::SIGTERM)));
+        assert_eq!(next, at(6.5));
+        let (_, next) = script.next(at(6.5), Event::Due);
+        assert_eq!(next, at(9.0), "not a moment that has passed, which would be looked at again and again");
+        assert_eq!(script.next(at(9.0), Event::Due), (vec![Action::Kill], Moment::NEVER));
+        assert_eq!(script.next(at(9.1), Event::GroupGone).0, [Action::Release, Action::Leave(Status::Lost)]);
     }
 
     #[test]

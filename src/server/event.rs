@@ -40,6 +40,35 @@ pub enum Event {
     IdleExit {
         after: Duration,
     },
+    /// What was kept is held and queued again.
+    StateOpened {
+        dir: String,
+        held: usize,
+        queued: usize,
+        /// Bytes of the old journal and of the new.
+        read: usize,
+        written: u64,
+        down: Duration,
+        took: Duration,
+    },
+    StateTorn {
+        file: String,
+        at: usize,
+        bytes: usize,
+    },
+    StateFailing {
+        dir: String,
+        what: &'static str,
+        error: String,
+    },
+    StateRecovered {
+        after: Duration,
+    },
+    /// Stopped without waiting for holders, because what they hold is kept.
+    StateKept {
+        dir: String,
+        held: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,12 +95,23 @@ impl Event {
             Event::DrainTimeout { .. } => "drain_timeout",
             Event::EndedBySecondSignal { .. } => "second_signal",
             Event::IdleExit { .. } => "idle_exit",
+            Event::StateOpened { .. } => "state_opened",
+            Event::StateTorn { .. } => "state_torn",
+            Event::StateFailing { .. } => "state_failing",
+            Event::StateRecovered { .. } => "state_recovered",
+            Event::StateKept { .. } => "state_kept",
         }
     }
 
     pub fn level(&self) -> Level {
         match self {
-            Event::Listening { .. } | Event::Draining { .. } | Event::Drained | Event::IdleExit { .. } => Level::Info,
+            Event::Listening { .. }
+            | Event::Draining { .. }
+            | Event::Drained
+            | Event::IdleExit { .. }
+            | Event::StateOpened { .. }
+            | Event::StateRecovered { .. }
+            | Event::StateKept { .. } => Level::Info,
             _ => Level::Warn,
         }
     }
@@ -89,6 +129,13 @@ impl Event {
             Event::DrainTimeout { .. } => "stopped: the shutdown timeout is over",
             Event::EndedBySecondSignal { .. } => "stopped at once by a second signal",
             Event::IdleExit { .. } => "stopped: unused for --idle-exit",
+            Event::StateOpened { .. } => "state opened",
+            Event::StateTorn { .. } => "the journal's end was torn by a crash and is cut off; nobody was promised it",
+            Event::StateFailing { .. } => {
+                "no locks are given out: the state cannot be kept; renewals and releases go on as far as they can"
+            }
+            Event::StateRecovered { .. } => "the state can be kept again: locks are given out",
+            Event::StateKept { .. } => "stopped: what is held is kept for the next start",
         }
     }
 
@@ -106,6 +153,23 @@ impl Event {
             ],
             Event::Drained => Vec::new(),
             Event::DrainTimeout { held } | Event::EndedBySecondSignal { held } => vec![("held", held.to_string())],
+            Event::StateOpened { dir, held, queued, read, written, down, took } => vec![
+                ("dir", dir.clone()),
+                ("held", held.to_string()),
+                ("queued", queued.to_string()),
+                ("bytes_read", read.to_string()),
+                ("bytes_written", written.to_string()),
+                ("down_s", down.as_secs_f64().to_string()),
+                ("took_s", took.as_secs_f64().to_string()),
+            ],
+            Event::StateTorn { file, at, bytes } => {
+                vec![("file", file.clone()), ("at", at.to_string()), ("bytes", bytes.to_string())]
+            }
+            Event::StateFailing { dir, what, error } => {
+                vec![("dir", dir.clone()), ("what", (*what).to_owned()), ("error", error.clone())]
+            }
+            Event::StateRecovered { after } => vec![("after_s", after.as_secs_f64().to_string())],
+            Event::StateKept { dir, held } => vec![("dir", dir.clone()), ("held", held.to_string())],
             Event::IdleExit { after } => vec![("after_s", after.as_secs_f64().to_string())],
         }
     }

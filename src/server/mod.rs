@@ -6,6 +6,7 @@
 mod accept;
 mod admit;
 mod event;
+pub mod journal;
 mod session;
 mod shared;
 pub mod stamp;
@@ -15,18 +16,22 @@ pub mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use admit::{Doors, Gate};
 pub use event::{Event, Field, Level};
+use journal::Journal;
 use shared::Shared;
 use table::{Limits, Table};
 
 use crate::clock;
 use crate::error::Failure;
 use crate::net::Listener;
+
+/// How long answers may take on their way out of a server that leaves.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// The longest that a broken connection's locks may be kept for it.
 const MAX_RESUME_S: u64 = 300;
@@ -44,6 +49,8 @@ pub struct Options {
     /// Zero: wait for the holders for ever.
     pub shutdown_timeout: Duration,
     pub idle_exit: Option<Duration>,
+    /// Where what is held is kept over restarts.
+    pub state: Option<journal::Options>,
     pub secret: Option<Vec<u8>>,
     pub tls: Option<Arc<ServerConfig>>,
 }
@@ -74,6 +81,16 @@ struct Context {
 impl Server {
     /// Listens; connections are accepted by [`Server::run`].
     pub async fn bind(options: Options, report: Report) -> Result<Server, Failure> {
+        let earlier = Arc::new(Notify::new());
+        let (table, journal) = match &options.state {
+            None => (Table::new(options.limits, clock::wall_nanos()), None),
+            Some(state) => {
+                let wake = earlier.clone();
+                let on_accepting = Box::new(move || wake.notify_one());
+                let (table, journal) = journal::open(state, options.limits, &report, on_accepting)?;
+                (table, Some(journal))
+            }
+        };
         let mut listeners = Vec::new();
         for host in &options.hosts {
             let bound = Listener::bind(host, options.port).await;
@@ -81,7 +98,7 @@ impl Server {
         }
         let doors = Doors { connections: options.max_connections, connections_per_ip: options.max_connections_per_ip };
         let context = Context {
-            shared: Shared::new(Table::new(options.limits, clock::wall_nanos())),
+            shared: Shared::new(table, journal, earlier),
             gate: Gate::new(doors),
             report,
             tls: options.tls.map(TlsAcceptor::from),
@@ -123,10 +140,20 @@ impl Server {
                     std::future::pending::<()>().await;
                 }
             }
-            () = unused_for(&context, idle_exit) => return (context.report)(Event::IdleExit { after: idle_after }),
+            () = unused_for(&context, idle_exit) => {
+                // Nothing is held, but what ended last may not be on disk yet.
+                accepting.shutdown().await;
+                if let Some(journal) = context.shared.journal() {
+                    journal.close().await;
+                }
+                return (context.report)(Event::IdleExit { after: idle_after });
+            }
         }
         accepting.shutdown().await;
-        context.drain(shutdown_timeout, stops).await;
+        match context.shared.journal() {
+            None => context.drain(shutdown_timeout, stops).await,
+            Some(journal) => context.hand_over(journal, shutdown_timeout, stops).await,
+        }
     }
 }
 
@@ -143,6 +170,33 @@ impl Context {
             Some(()) = stops.recv() => Event::EndedBySecondSignal { held: held() },
         };
         (self.report)(end);
+    }
+
+    /// Leaves as soon as all is on disk: what is held is held again by the next server.
+    async fn hand_over(&self, journal: &Journal, timeout: Duration, mut stops: mpsc::Receiver<()>) {
+        let load = self.shared.hand_over();
+        let connections = self.gate.connections();
+        (self.report)(Event::Draining { connections, held: load.held, waiting: load.waiting });
+        let timeout = if timeout.is_zero() { Duration::MAX } else { timeout };
+        let held = || self.shared.read(|table, _| table.load().held);
+        let kept = async {
+            // A kindness: who hears nothing asks the next server.
+            let _ = tokio::time::timeout(ANSWER_WITHIN, async {
+                while !journal.is_all_said() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await;
+            journal.close().await;
+        };
+        let end = tokio::select! {
+            () = kept => Event::StateKept { dir: journal.dir().display().to_string(), held: held() },
+            () = tokio::time::sleep(timeout) => Event::DrainTimeout { held: held() },
+            Some(()) = stops.recv() => Event::EndedBySecondSignal { held: held() },
+        };
+        (self.report)(end);
+        // From here on nothing is written any more: connections that end now end nothing.
+        journal.stop();
     }
 }
 

@@ -1,27 +1,35 @@
 //! The table as all connections share it: behind one lock, with a mailbox for each that is blocked.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::table::{ConnId, Load, Reply, Table, Turn, Verdict};
+use super::journal::{Journal, Promise};
+use super::table::{Change, ConnId, Load, Reply, Table, Turn, Verdict};
 use crate::clock::{self, Moment};
 
 pub(super) struct Shared {
     state: Mutex<State>,
     /// Woken when something runs out earlier than the timer is set for.
-    earlier: Notify,
+    earlier: Arc<Notify>,
     /// Woken when the last lock or place may be gone while that is waited for.
     emptied: Notify,
+    journal: Option<Arc<Journal>>,
 }
+
+/// A verdict, and what must be on disk before anybody hears of it.
+pub(super) type Letter = (Verdict, Option<Promise>);
 
 /// What the lock guards.
 struct State {
     table: Table,
     salts: Salts,
     verdicts: VecDeque<(ConnId, Verdict)>,
-    mailboxes: Vec<Option<oneshot::Sender<Verdict>>>,
+    mailboxes: Vec<Option<oneshot::Sender<Letter>>>,
+    journal: Option<Arc<Journal>>,
+    /// On their way to the journal.
+    changes: Vec<Change>,
     timer_at: Moment,
     /// How many verdicts have reached those they were for.
     delivered: u64,
@@ -30,35 +38,44 @@ struct State {
 }
 
 impl Shared {
-    pub(super) fn new(table: Table) -> Shared {
+    /// `earlier` wakes the timer; the journal does when locks may be given out again.
+    pub(super) fn new(table: Table, journal: Option<Journal>, earlier: Arc<Notify>) -> Shared {
+        let journal = journal.map(Arc::new);
         let state = State {
             table,
             salts: Salts::default(),
             verdicts: VecDeque::new(),
             mailboxes: Vec::new(),
+            journal: journal.clone(),
+            changes: Vec::new(),
             timer_at: Moment::NEVER,
             delivered: 0,
             used_at: clock::server_now(),
         };
-        Shared { state: Mutex::new(state), earlier: Notify::new(), emptied: Notify::new() }
+        Shared { state: Mutex::new(state), earlier, emptied: Notify::new(), journal }
     }
 
-    /// One operation on the table.
-    pub(super) fn with<T>(&self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> T {
+    /// One operation on the table. With a journal, nobody may hear of it before the promise is kept.
+    pub(super) fn with<T>(&self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> (T, Option<Promise>) {
         let mut state = self.lock();
         let result = state.operate(operation);
+        let promise = state.promise();
         self.unlock(state);
-        result
+        (result, promise)
     }
 
     /// As [`Shared::with`]; says also whether somebody who was blocked has an answer now.
-    pub(super) fn with_handover<T>(&self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> (T, bool) {
+    pub(super) fn with_handover<T>(
+        &self,
+        operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T,
+    ) -> (T, Option<Promise>, bool) {
         let mut state = self.lock();
         let before = state.delivered;
         let result = state.operate(operation);
         let handed_over = state.delivered != before;
+        let promise = state.promise();
         self.unlock(state);
-        (result, handed_over)
+        (result, promise, handed_over)
     }
 
     /// One operation that may block its connection; if it does, the verdict comes through the mailbox.
@@ -66,9 +83,10 @@ impl Shared {
         &self,
         conn: ConnId,
         operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> Reply,
-    ) -> (Reply, Option<oneshot::Receiver<Verdict>>) {
+    ) -> (Reply, Option<Promise>, Option<oneshot::Receiver<Letter>>) {
         let mut state = self.lock();
         let reply = state.operate(operation);
+        let promise = state.promise();
         let mailbox = matches!(reply, Reply::Blocked).then(|| {
             let (sender, receiver) = oneshot::channel();
             if state.mailboxes.len() <= conn.index() {
@@ -78,7 +96,7 @@ impl Shared {
             receiver
         });
         self.unlock(state);
-        (reply, mailbox)
+        (reply, promise, mailbox)
     }
 
     pub(super) fn read<T>(&self, look: impl FnOnce(&Table, Moment) -> T) -> T {
@@ -101,7 +119,19 @@ impl Shared {
         if let Some(mailbox) = self.lock().mailboxes.get_mut(conn.index()) {
             *mailbox = None;
         }
-        self.with(|table, turn| table.disconnect(turn, conn))
+        self.with(|table, turn| table.disconnect(turn, conn)).0
+    }
+
+    pub(super) fn journal(&self) -> Option<&Journal> {
+        self.journal.as_deref()
+    }
+
+    /// No more grants; those who wait are sent away, but what can be resumed is left to the next server.
+    pub(super) fn hand_over(&self) -> Load {
+        let mut state = self.lock();
+        let load = state.table.load();
+        state.operate(|table, turn| table.hand_over(turn));
+        load
     }
 
     /// No more grants; everyone who waits is sent away. Says who was there before.
@@ -165,9 +195,15 @@ impl Shared {
 
 impl State {
     fn operate<T>(&mut self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> T {
-        let State { table, salts, verdicts, mailboxes, used_at, delivered: count, .. } = self;
+        let State { table, salts, verdicts, mailboxes, used_at, delivered: count, journal, changes, .. } = self;
         let was_used = table.load() != Load::default();
-        let mut turn = Turn { now: clock::server_now(), salt: &mut || salts.next(), changes: None, verdicts };
+        let changes = journal.is_some().then_some(changes);
+        let mut turn = Turn { now: clock::server_now(), salt: &mut || salts.next(), changes, verdicts };
+        if let Some(journal) = &journal
+            && journal.accepts() == table.is_paused()
+        {
+            if journal.accepts() { table.go_on(&mut turn) } else { table.pause() }
+        }
         let result = operation(table, &mut turn);
         if was_used || table.load() != Load::default() {
             *used_at = turn.now;
@@ -175,14 +211,23 @@ impl State {
         while let Some((conn, verdict)) = turn.verdicts.pop_front() {
             let mailbox = mailboxes.get_mut(conn.index()).and_then(Option::take);
             // Without a reader its connection is closing at this moment.
-            let delivered = mailbox.is_some_and(|mailbox| mailbox.send(verdict).is_ok());
+            let promise = journal.as_ref().map(|journal| journal.promise(turn.has_changes()));
+            let delivered = mailbox.is_some_and(|mailbox| mailbox.send((verdict, promise)).is_ok());
             match verdict {
                 _ if delivered => *count += 1,
                 Verdict::Granted { stamp, .. } => table.take_back(&mut turn, stamp),
                 Verdict::Timeout | Verdict::Off => {}
             }
         }
+        if let (Some(journal), Some(changes)) = (journal, turn.changes) {
+            journal.add(changes);
+        }
         result
+    }
+
+    /// For the answer to what was done just now.
+    fn promise(&self) -> Option<Promise> {
+        self.journal.as_ref().map(|journal| journal.promise(false))
     }
 }
 

@@ -1,4 +1,5 @@
-//! A stopwatch for `dflock serve`: throughput beside a bare echo, and what disconnects, hand-offs and memory cost.
+//! A stopwatch for `dflock serve`: throughput beside a bare echo, and what disconnects, hand-offs, memory and
+//! a state directory cost.
 //!
 //! `cargo bench --bench server` prints; it asserts nothing, because machines differ. Ratios of one run count.
 
@@ -6,6 +7,7 @@
 
 #[path = "../house/mod.rs"]
 mod house;
+mod state;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -38,6 +40,10 @@ fn main() {
     }
     if wanted("memory") {
         memory();
+    }
+    if wanted("state") {
+        state::throughput(&sizes(&[100]));
+        state::growth();
     }
 }
 

@@ -68,12 +68,12 @@ fn a_killed_dflock_whose_guardian_is_frozen_frees_nothing() {
         send(guardian, Signal::SIGSTOP);
         running.signal("KILL");
         wait_for("the end of the command", || (!has_life(leader.cast_unsigned())).then_some(()));
-        running.finish().code(137);
         assert!(group_lives(leader), "whom it started lives on");
         house.dflock(&["exec", "-n", "k", "true"]).code(75);
         send(guardian, Signal::SIGCONT);
         house.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
         assert!(!group_lives(leader), "the lock is free and they live");
+        running.finish().code(137);
         drop(stay);
     }
 }
@@ -92,6 +92,55 @@ fn a_lock_waited_for_longer_than_its_lease_is_held_in_full() {
     }
     client.ask("r", "k", &token);
     waiting.finish().code(0);
+}
+
+/// The server says that it is somebody else's: that is known at the next renewal, long before the lease ends.
+#[test]
+fn a_lock_that_was_given_away_is_lost_at_once() {
+    let house = House::new();
+    let running = house.start(&["exec", "-l", "6", "k", "-c", "echo $DFLOCK_TOKEN > token; exec sleep 60"]);
+    let token = house.wait_for_file("token");
+    assert_eq!(house.server().connect().ask("r", "k", token.trim()), "ok");
+    let said = running.finish().code(79);
+    assert!(said.err.contains("the server says that its lease has ended"), "{said:?}");
+}
+
+/// Whether a question without an answer led to a grant nobody knows; it is not put a second time.
+#[test]
+fn a_question_without_an_answer_is_not_put_again() {
+    let house = House::new();
+    let proxy = Proxy::to(&house.server().address);
+    let mut client = house.server().connect();
+    client.take("k", "1 60");
+    let mut command = house.command("dflock");
+    command.env("DFLOCK_SERVERS", &proxy.address);
+    let waiting = Running::start(command.args(["exec", "-w", "20", "k", "true"]));
+    house.wait_for_waiters("k", 1);
+    proxy.cut();
+    waiting.finish().code(69);
+    house.wait_for_waiters("k", 0);
+    let asked = proxy.heard().iter().filter(|heard| heard.from_client && heard.text.contains("l\nk\n")).count();
+    assert_eq!(asked, 1);
+}
+
+/// A server that frees what a broken connection held has done so, whether it can be asked or not.
+#[test]
+fn a_lost_connection_to_the_original_is_a_lost_lock_though_nobody_answers() {
+    let original = Original::start(Duration::from_secs(23));
+    let house = House::at(&original.address);
+    furnish(&house);
+    let proxy = Proxy::to(&original.address);
+    let stay = Stay::in_house(&house);
+    let running = start(&house, &proxy.address, "first", 1, Manners::Obeys, &["-l", "60"]);
+    let leader = wait_for_child(&house, "first");
+    proxy.refuse(true);
+    let begin = now();
+    proxy.cut();
+    wait_for("the end of the command", || (!group_lives(leader)).then_some(()));
+    // At once; trying to come back would take until the lease is nearly over.
+    assert!(begin.elapsed() < Duration::from_secs(6), "it took {:?}", begin.elapsed());
+    running.finish().code(79);
+    drop(stay);
 }
 
 /// In a namespace whose clock of the time since the start is far ahead of the one that stands still in suspend.

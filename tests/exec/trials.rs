@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 use super::trials_checker::{Break, Verdict, check, spread};
 use super::trials_faults;
@@ -29,12 +30,14 @@ pub(crate) enum Site {
     Own,
     /// Ours, killed and started again with nothing in its memory.
     Restarted,
+    /// Ours, killed and started again at once on the state that it kept.
+    Kept,
     /// The original's manners: a broken connection is a lost lock.
     Original,
 }
 
 /// Each lane has a house, a server and a wire to it of its own, and its share of the rounds, in parts of 300.
-const LANES: [(Site, u64); 7] = [
+const LANES: [(Site, u64); 8] = [
     (Site::Own, 48),
     (Site::Own, 48),
     (Site::Own, 48),
@@ -42,6 +45,7 @@ const LANES: [(Site, u64); 7] = [
     (Site::Original, 44),
     (Site::Original, 44),
     (Site::Restarted, 20),
+    (Site::Kept, 30),
 ];
 
 /// One `dflock exec`.
@@ -73,17 +77,26 @@ pub(crate) struct Lane {
     pub(crate) refills: bool,
     started: u64,
     codes: BTreeMap<i32, u64>,
+    /// What its server keeps, if it does.
+    pub(crate) state: TempDir,
     /// Keeps the original's server alive.
     _original: Option<Original>,
+}
+
+/// A server that goes on from what the one before it kept.
+pub(crate) fn start_kept(port: &str, state: &TempDir) -> Server {
+    let dir = state.path().join("state");
+    Server::start(&["--port", port, "--state-dir", dir.to_str().expect("a plain path")])
 }
 
 impl Lane {
     fn open(site: Site, seed: u64) -> Lane {
         let (mut server, mut original) = (None, None);
-        let address = if site == Site::Original {
-            original.insert(Original::start(Duration::from_secs(10))).address.clone()
-        } else {
-            server.insert(Server::start(&[])).address.clone()
+        let state = tempfile::tempdir().expect("a home for the state");
+        let address = match site {
+            Site::Original => original.insert(Original::start(Duration::from_secs(10))).address.clone(),
+            Site::Own | Site::Restarted => server.insert(Server::start(&[])).address.clone(),
+            Site::Kept => server.insert(start_kept("0", &state)).address.clone(),
         };
         let house = House::at(&address);
         furnish(&house);
@@ -102,6 +115,7 @@ impl Lane {
             refills: true,
             started: 0,
             codes: BTreeMap::new(),
+            state,
             _original: original,
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::trials::{Lane, Run, Site, wall};
+use super::trials::{Lane, Run, Site, start_kept, wall};
 use super::trials_checker::Break;
 use super::trials_fleet::{Role, Stay, processes, send};
 use crate::house::{Server, now};
@@ -41,6 +41,7 @@ pub(crate) fn inject(lane: &mut Lane) -> bool {
     lane.pass_time(lines, SOON);
     let of_server: Option<(&str, Fault)> = match lane.site {
         Site::Own if lane.random.chance(12) => Some(("server frozen", freeze_server)),
+        Site::Kept if lane.random.chance(60) => Some(("server killed, with its state", restart_kept_server)),
         Site::Restarted if lane.random.chance(40) => Some(("server killed", restart_server)),
         _ => None,
     };
@@ -273,4 +274,19 @@ fn restart_server(lane: &mut Lane) -> Option<String> {
     lane.pass_time(lines, Duration::from_secs(2));
     drop(stay);
     Some(port)
+}
+
+/// Killed and there again at once: nobody loses anything, so nobody is forgiven anything.
+fn restart_kept_server(lane: &mut Lane) -> Option<String> {
+    let times = 1 + lane.random.below(3);
+    for _ in 0..times {
+        let server = lane.server.as_mut()?;
+        let port = server.address.rsplit_once(':').map(|(_, port)| port.to_owned())?;
+        server.signal("KILL");
+        server.wait();
+        lane.server = Some(start_kept(&port, &lane.state));
+        let lines = lane.random.below(10);
+        lane.pass_time(lines, SOON);
+    }
+    Some(format!("{times} times"))
 }

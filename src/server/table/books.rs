@@ -88,6 +88,9 @@ impl Table {
         if self.closed {
             return Asked::No(No::Closed);
         }
+        if self.paused {
+            return Asked::No(No::Paused);
+        }
         if self.claims.len() >= MOST_CLAIMS.max(self.limits.keys) {
             return Asked::No(No::MaxWaiters);
         }
@@ -145,7 +148,11 @@ impl Table {
             let oldest = self.idle.first()?;
             self.forget_key(oldest);
         }
-        let name: Arc<[u8]> = name.into();
+        Some(self.insert_key(now, name.into(), kind))
+    }
+
+    /// Whatever the limit.
+    pub(super) fn insert_key(&mut self, now: Moment, name: Arc<[u8]>, kind: Kind) -> u32 {
         let born = self.next_number();
         let key = Key {
             name: name.clone(),
@@ -160,7 +167,7 @@ impl Table {
         let key = index(self.keys.insert(key));
         self.names[kind.space() as usize].insert(name, key);
         self.idle.push(&mut self.keys, key);
-        Some(key)
+        key
     }
 
     /// Of a key that nobody uses.
@@ -170,11 +177,13 @@ impl Table {
         self.names[gone.kind.space() as usize].remove(&gone.name);
     }
 
-    fn add_claim(&mut self, claim: Claim) -> u32 {
+    pub(super) fn add_claim(&mut self, claim: Claim) -> u32 {
         let Claim { key, conn, .. } = claim;
         let due = claim.due();
         let claim = index(self.claims.insert(claim));
-        self.own(conn, claim);
+        if conn != ConnId::NOBODY {
+            self.own(conn, claim);
+        }
         self.schedule(due, claim);
         let entry = &self.keys[key as usize];
         if entry.holders + entry.waiting == 0 {
@@ -260,6 +269,7 @@ impl Table {
             ticket: entry.ticket(),
             lease_s: entry.lease_s,
             until: entry.until,
+            known: stage == Stage::Held || entry.order == 0 || entry.ticket_salt.is_some(),
         });
         stamp
     }
@@ -282,6 +292,9 @@ impl Table {
                 self.keys[key as usize].idle_since = turn.now;
                 self.idle.push(&mut self.keys, key);
                 self.quiet_until = self.quiet_until.min(turn.now + self.limits.idle);
+                return;
+            }
+            if self.paused || self.closed {
                 return;
             }
             let first = self.queue.range((key, 0, 0)..=(key, u64::MAX, u32::MAX)).next().copied();
@@ -395,7 +408,7 @@ impl Table {
     }
 
     /// Makes `conn` the owner of a claim. `None`: it has a place of its own for that key.
-    pub(super) fn adopt(&mut self, turn: &mut Turn<'_>, claim: u32, conn: ConnId) -> Option<()> {
+    pub(super) fn adopt(&mut self, turn: &mut Turn<'_>, claim: u32, conn: ConnId, lease_s: Option<u64>) -> Option<()> {
         let Claim { conn: before, key, order, stage, stamp, .. } = self.claims[claim as usize];
         let two_phase = stage != Stage::Held;
         if two_phase && before != conn {
@@ -418,6 +431,7 @@ impl Table {
         self.change(claim, |claim| {
             claim.conn = conn;
             claim.patience = Moment::NEVER;
+            claim.lease_s = lease_s.unwrap_or(claim.lease_s);
             if claim.stage == Stage::Blocked {
                 claim.stage = Stage::Queued;
             }
@@ -426,7 +440,9 @@ impl Table {
         if waiting {
             self.queue.insert((key, order, claim));
         }
-        turn.record(|| Change::Resumed { number: if waiting { order } else { stamp.number } });
+        let lease_s = self.claims[claim as usize].lease_s;
+        let resume = self.conns[conn.index()].resume;
+        turn.record(|| Change::Resumed { number: if waiting { order } else { stamp.number }, lease_s, resume });
         Some(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::lock::Kind;
@@ -31,6 +32,11 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
+    /// Whether anything was recorded in it.
+    pub fn has_changes(&self) -> bool {
+        self.changes.as_ref().is_some_and(|changes| !changes.is_empty())
+    }
+
     pub(super) fn record(&mut self, change: impl FnOnce() -> Change) {
         if let Some(changes) = &mut self.changes {
             changes.push(change());
@@ -41,7 +47,9 @@ impl Turn<'_> {
 /// What an operation did.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// `stamp.number` is the fence; `ticket` the place it was granted to, if that had one.
+    /// `stamp.number` is the fence; `ticket` the place it was granted to, if that had one. The client knows its
+    /// token, or will, unless it was granted to a place without a ticket that is not waited for at the moment:
+    /// then the first renewal says that it does.
     Granted {
         key: Arc<[u8]>,
         kind: Kind,
@@ -49,6 +57,7 @@ pub enum Change {
         ticket: Option<Stamp>,
         lease_s: u64,
         until: Moment,
+        known: bool,
     },
     Renewed {
         fence: u64,
@@ -60,8 +69,11 @@ pub enum Change {
         number: u64,
         away_until: Moment,
     },
+    /// From now on the client may stay away for `resume` when its connection breaks.
     Resumed {
         number: u64,
+        lease_s: u64,
+        resume: Duration,
     },
     Ended {
         fence: u64,
@@ -73,6 +85,7 @@ pub enum Change {
         kind: Kind,
         ticket: Stamp,
         lease_s: u64,
+        resume: Duration,
     },
     /// A place that could be resumed is gone without a grant.
     Left {
@@ -125,6 +138,8 @@ pub enum No {
     NotEnqueued,
     AlreadyEnqueued,
     LeaseExpired,
+    /// Nothing is given out for a while.
+    Paused,
     /// The server is stopping.
     Closed,
 }

@@ -12,6 +12,7 @@ mod books;
 mod chain;
 mod change;
 mod report;
+mod restore;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -23,6 +24,7 @@ use slab::Slab;
 use chain::{Chain, Link, Linked};
 pub use change::{Change, ConnId, End, No, Reply, Resumed, Turn, Verdict};
 pub use report::{Cursor, Row};
+pub use restore::{OldGrant, OldPlace};
 
 use crate::clock::Moment;
 use crate::lock::{Kind, Space};
@@ -77,6 +79,8 @@ pub struct Table {
     last_number: u64,
     connections_ever: u64,
     closed: bool,
+    /// Gives out nothing for now, and takes nobody into a queue.
+    paused: bool,
 }
 
 struct Key {
@@ -172,6 +176,7 @@ impl Table {
             last_number,
             connections_ever: 0,
             closed: false,
+            paused: false,
         }
     }
 
@@ -257,7 +262,8 @@ impl Table {
                 if let Some(ticket) = ticket {
                     self.stamps.insert(ticket.number, claim);
                     let Key { name, kind, .. } = &self.keys[key as usize];
-                    turn.record(|| Change::Queued { key: name.clone(), kind: *kind, ticket, lease_s });
+                    let resume = self.conns[conn.index()].resume;
+                    turn.record(|| Change::Queued { key: name.clone(), kind: *kind, ticket, lease_s, resume });
                 }
                 Reply::Queued { ticket }
             }
@@ -328,10 +334,7 @@ impl Table {
         self.run_out(turn);
         let by_token = self.granted(name, space, proof).filter(|claim| self.is_running(*claim, turn.now));
         let claim = by_token.or_else(|| self.ticketed(name, space, proof))?;
-        self.adopt(turn, claim, conn)?;
-        if let Some(lease_s) = lease_s {
-            self.claims[claim as usize].lease_s = lease_s;
-        }
+        self.adopt(turn, claim, conn, lease_s)?;
         // Coming back may be all that the queue was waiting for.
         self.settle(turn, self.claims[claim as usize].key);
         let ticket = self.claims[claim as usize].ticket();
@@ -374,6 +377,15 @@ impl Table {
 
     /// Gives out no more locks and sends every waiter away, because the server stops.
     pub fn close(&mut self, turn: &mut Turn<'_>) {
+        self.send_away(turn, |_| true);
+    }
+
+    /// The same, but places that can be resumed stay: another server goes on from here.
+    pub fn hand_over(&mut self, turn: &mut Turn<'_>) {
+        self.send_away(turn, |claim| claim.ticket_salt.is_none());
+    }
+
+    fn send_away(&mut self, turn: &mut Turn<'_>, loses_place: impl Fn(&Claim) -> bool) {
         self.closed = true;
         let waiting = |claim: &Claim| matches!(claim.stage, Stage::Queued | Stage::Blocked);
         let all: Vec<u32> = self.claims.iter().filter(|(_, claim)| waiting(claim)).map(|(at, _)| index(at)).collect();
@@ -382,8 +394,35 @@ impl Table {
             if stage == Stage::Blocked && conn != ConnId::NOBODY {
                 turn.verdicts.push_back((conn, Verdict::Off));
             }
-            self.close_place(conn, key, claim);
-            self.leave(turn, claim);
+            if loses_place(&self.claims[claim as usize]) {
+                self.close_place(conn, key, claim);
+                self.leave(turn, claim);
+            } else if stage == Stage::Blocked {
+                self.change(claim, |claim| {
+                    claim.stage = Stage::Queued;
+                    claim.patience = Moment::NEVER;
+                });
+            }
+        }
+    }
+
+    /// Whether it gives nothing out for now.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Gives out nothing from now on; those in a queue stay there, nobody joins them.
+    pub fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Gives out again, first to those who waited meanwhile.
+    pub fn go_on(&mut self, turn: &mut Turn<'_>) {
+        self.paused = false;
+        let mut next = 0;
+        while let Some((key, ..)) = self.queue.range((next, 0, 0)..).next().copied() {
+            self.settle(turn, key);
+            next = key + 1;
         }
     }
 }

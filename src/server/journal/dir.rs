@@ -1,0 +1,124 @@
+//! The directory of a server's state: whose it is, who uses it, and what it is told when it cannot be read.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::frame::{Unreadable, VERSION};
+use super::replay::Damage;
+use crate::error::{Failure, Kind};
+
+/// A directory that no other server uses, for as long as this lives.
+pub(super) struct Dir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Dir {
+    /// Makes it if it is not there. Tokens are in it, so it must be closed to others.
+    pub(super) fn open(path: &Path) -> Result<Dir, Failure> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(|why| cannot(path, "make", &why))?;
+        let mode = fs::metadata(path).map_err(|why| cannot(path, "look at", &why))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            let message = format!(
+                "cannot use --state-dir {}: others may look into it, and tokens are kept there",
+                path.display()
+            );
+            return Err(Failure::usage(message).hint(format!("chmod 700 {}", path.display())));
+        }
+        let file = path.join("lock");
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
+        let mut lock = opened.map_err(|why| cannot(path, "write to", &why))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = lock.read_to_string(&mut holder);
+                let holder = match holder.trim().parse::<u32>() {
+                    Ok(pid) => format!(" (pid {pid})"),
+                    Err(_) => String::new(),
+                };
+                let message = format!("cannot use --state-dir {}: another server uses it{holder}", path.display());
+                return Err(
+                    Failure::usage(message).hint("stop that one first, or give this one a directory of its own")
+                );
+            }
+            Err(TryLockError::Error(why)) => return Err(cannot(path, "lock", &why)),
+        }
+        // Only a help to whoever meets the lock: a full disk is no reason not to start.
+        let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
+        Ok(Dir { path: path.to_owned(), _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
+    /// Where a new journal is begun, until it takes the place of the other.
+    pub(super) fn draft(&self) -> PathBuf {
+        self.path.join("journal.new")
+    }
+
+    /// All of the journal; `None` if there is none yet.
+    pub(super) fn read(&self) -> Result<Option<Vec<u8>>, Failure> {
+        match fs::read(self.journal()) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(why) if why.kind() == ErrorKind::NotFound => Ok(None),
+            Err(why) => Err(cannot(&self.path, "read the journal in", &why)),
+        }
+    }
+
+    /// Half a draft only takes room.
+    pub(super) fn drop_draft(&self) {
+        // There may be none.
+        let _ = fs::remove_file(self.draft());
+    }
+
+    /// Gives the draft the name of the journal, for good.
+    pub(super) fn publish_draft(&self) -> io::Result<()> {
+        fs::rename(self.draft(), self.journal())?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    pub(super) fn refuse(&self, damage: Damage) -> Failure {
+        let file = self.journal().display().to_string();
+        let moved = "restore it from a copy; or, once every lease that it knew has ended, move it away and start with nothing held";
+        let (why, hint) = match damage {
+            Damage::Header(Unreadable::Newer { version }) => (
+                format!("it was written by a newer dflock (format {version}; this one reads up to {VERSION})"),
+                "start that version, or a later one".to_owned(),
+            ),
+            Damage::Header(Unreadable::NoJournal) => {
+                ("it is no journal of dflock, or damaged at byte 0".to_owned(), moved.to_owned())
+            }
+            Damage::Header(Unreadable::DamagedHeader) => ("it is damaged at byte 0".to_owned(), moved.to_owned()),
+            Damage::CutShort { at } => {
+                (format!("it is damaged at byte {at}: what it begins with is not complete"), moved.to_owned())
+            }
+            Damage::Frame { at } | Damage::Records { at } => (
+                format!("it is damaged at byte {at}, and goes on behind it"),
+                format!(
+                    "restore it from a copy; or keep a copy, and once every lease given out since the damage has \
+                     ended, forget what follows it: truncate -s {at} {file}"
+                ),
+            ),
+        };
+        Failure::new(Kind::Internal, format!("cannot read the journal {file}: {why}")).hint(hint)
+    }
+}
+
+pub(super) fn cannot(path: &Path, what: &str, why: &io::Error) -> Failure {
+    let failure = Failure::usage(format!("cannot {what} --state-dir {}: {why}", path.display()));
+    match why.kind() {
+        ErrorKind::PermissionDenied => failure.hint("it must belong to the user that the server runs as"),
+        ErrorKind::ReadOnlyFilesystem => failure.hint("name a directory on a file system that can be written"),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => failure.hint("make room on that disk, and start again"),
+        _ => failure,
+    }
+}

@@ -1,0 +1,321 @@
+//! One connection: lines in, the table asked, lines out.
+
+mod carry;
+mod door;
+mod say;
+mod seat;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use subtle::ConstantTimeEq;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::oneshot;
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::admit::Admission;
+use super::journal::Promise;
+use super::shared::Letter;
+use super::stamp::Stamp;
+use super::stats;
+use super::table::Resumed;
+use super::{Context, Event};
+use crate::clock::{self, Moment};
+use crate::net::Stream;
+use crate::wire::{Answer, Frame, Refusal, Request, answer, next_frame};
+use carry::empty;
+use door::{LINGER, TLS_HANDSHAKE, linger_after, secure};
+use seat::Seat;
+
+/// How long a wrong secret is made to wait.
+const AUTH_DELAY: Duration = Duration::from_millis(100);
+
+pub(super) enum Arrival {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+pub(super) async fn serve(arrival: Arrival, peer: String, admission: Admission, context: Arc<Context>) {
+    let stream = match (arrival, &context.tls) {
+        (Arrival::Unix(stream), _) => Stream::Unix(stream),
+        (Arrival::Tcp(stream), None) => Stream::Tcp(stream),
+        // In a box, as every large state that few connections come to: each waiting one has room for it else.
+        (Arrival::Tcp(stream), Some(_)) => match Box::pin(secure(stream, &peer, &context)).await {
+            Some(stream) => stream,
+            None => return,
+        },
+    };
+    let secret_needed = context.secret.is_some();
+    let mut session = Session {
+        stream,
+        peer,
+        input: Vec::new(),
+        used: 0,
+        out: Vec::new(),
+        promise: None,
+        unsent: Vec::new(),
+        authenticated: !secret_needed,
+        watchdog: Box::pin(sleep(context.read_timeout)),
+        watched: false,
+        progress_at: clock::server_now(),
+        progress_lines: 0,
+        read_at: clock::server_now(),
+        fresh: true,
+        seat: Seat::take(context),
+        _admission: admission,
+    };
+    let farewell = session.run().await;
+    Box::pin(session.leave(farewell)).await;
+}
+
+struct Session {
+    stream: Stream,
+    peer: String,
+    input: Vec<u8>,
+    /// Bytes of `input` that are dealt with.
+    used: usize,
+    out: Vec<u8>,
+    /// What must be on disk before `out` is sent.
+    promise: Option<Promise>,
+    /// Grants in `out` that wait for that.
+    unsent: Vec<Stamp>,
+    authenticated: bool,
+    /// Wakes at the end of some read timeout that has begun; which one counts is found out then.
+    watchdog: Pin<Box<Sleep>>,
+    /// Whether a bark would be noticed: this task polled it, and has waited for nothing else since.
+    watched: bool,
+    /// When the client last completed a line, or a request of it was answered.
+    progress_at: Moment,
+    progress_lines: usize,
+    /// When something was read last.
+    read_at: Moment,
+    /// Nothing has been read yet.
+    fresh: bool,
+    seat: Seat,
+    _admission: Admission,
+}
+
+/// How a connection ends.
+enum Farewell {
+    /// The client is gone, or does not read.
+    Silent,
+    /// With a last word.
+    With(Refusal<'static>),
+    /// The same, after a delay that makes guessing slow.
+    Slow(Refusal<'static>),
+}
+
+/// What to do after a request.
+enum Next {
+    GoOn,
+    /// First whoever has been granted a lock by this: they have waited longer.
+    GiveWay,
+    Blocked(oneshot::Receiver<Letter>),
+    Report,
+    Part(Farewell),
+}
+
+impl Session {
+    async fn run(&mut self) -> Farewell {
+        loop {
+            while let Some(next) = self.handle_next() {
+                match next {
+                    Next::GoOn => {}
+                    Next::GiveWay => {
+                        self.watched = false;
+                        tokio::task::yield_now().await;
+                    }
+                    Next::Part(farewell) => return farewell,
+                    Next::Blocked(mailbox) => {
+                        if self.send().await.is_err() {
+                            return Farewell::Silent;
+                        }
+                        let Some((verdict, promise)) = self.blocked(mailbox).await else { return Farewell::Silent };
+                        self.answer_verdict(verdict, promise);
+                    }
+                    Next::Report => {
+                        if Box::pin(self.send_report()).await.is_err() {
+                            return Farewell::Silent;
+                        }
+                    }
+                }
+                if self.out.len() >= stats::PIECE && self.send().await.is_err() {
+                    return Farewell::Silent;
+                }
+            }
+            if self.send().await.is_err() {
+                return Farewell::Silent;
+            }
+            if let Err(farewell) = self.read_more().await {
+                return farewell;
+            }
+        }
+    }
+
+    /// Deals with one request, if a whole one is there.
+    fn handle_next(&mut self) -> Option<Next> {
+        if self.input.is_empty() {
+            self.progress_lines = 0;
+            return None;
+        }
+        if self.fresh {
+            self.fresh = false;
+            if self.input[0] == TLS_HANDSHAKE {
+                // No command begins like this: it is a client that believes we speak TLS.
+                return Some(Next::Part(Farewell::With(Refusal::Unsaid)));
+            }
+        }
+        let input = std::mem::take(&mut self.input);
+        let next = match next_frame(&input[self.used..]) {
+            Frame::Partial { lines } => {
+                if lines != self.progress_lines {
+                    self.progress_lines = lines;
+                    self.progress_at = self.read_at;
+                }
+                None
+            }
+            Frame::TooLong => Some(Next::Part(Farewell::With(self.last_word()))),
+            Frame::Whole { lines, used } => {
+                self.used += used;
+                self.progress_lines = 0;
+                Some(self.handle(Request::parse(lines).ok()))
+            }
+        };
+        self.input = input;
+        if self.used == self.input.len() {
+            empty(&mut self.input);
+            self.used = 0;
+        } else if next.is_none() {
+            self.input.drain(..self.used);
+            self.used = 0;
+        }
+        if next.is_some() {
+            self.progress_at = self.read_at;
+        }
+        next
+    }
+
+    fn last_word(&self) -> Refusal<'static> {
+        if self.authenticated { Refusal::Unsaid } else { Refusal::Auth }
+    }
+
+    /// `None` for what is no request.
+    fn handle(&mut self, request: Option<Request<'_>>) -> Next {
+        if !self.authenticated {
+            return self.authenticate(request);
+        }
+        let Some(request) = request else { return self.say(Answer::Refused(Refusal::Unsaid)) };
+        let context = &*self.seat.context;
+        let (shared, conn) = (&context.shared, self.seat.conn);
+        let lease = |lease_s: Option<u64>| lease_s.unwrap_or(context.default_lease_s);
+        match request {
+            Request::Acquire { key, kind, timeout_s, lease_s } => {
+                let patience = Duration::from_secs(timeout_s);
+                let (reply, promise, mailbox) = shared
+                    .with_mailbox(conn, |table, turn| table.acquire(turn, conn, key, kind, lease(lease_s), patience));
+                self.note(promise);
+                self.say_reply(reply, mailbox, answer::granted)
+            }
+            Request::Enqueue { key, kind, lease_s } => {
+                let (reply, promise) = shared.with(|table, turn| table.enqueue(turn, conn, key, kind, lease(lease_s)));
+                self.note(promise);
+                self.say_reply(reply, None, answer::acquired)
+            }
+            Request::Wait { key, space, timeout_s } => {
+                let patience = Duration::from_secs(timeout_s);
+                let (reply, promise, mailbox) =
+                    shared.with_mailbox(conn, |table, turn| table.wait(turn, conn, key, space, patience));
+                self.note(promise);
+                self.say_reply(reply, mailbox, answer::granted)
+            }
+            Request::Release { key, space, token } => {
+                let (released, promise, handed_over) =
+                    shared.with_handover(|table, turn| table.release(turn, key, space, token));
+                self.note(promise);
+                let next = self.say(if released { Answer::Done } else { Answer::Refused(Refusal::Unsaid) });
+                if handed_over { Next::GiveWay } else { next }
+            }
+            Request::Renew { key, space, token, lease_s } => {
+                let seconds = lease(lease_s);
+                let (renewed, promise) = shared.with(|table, turn| table.renew(turn, key, space, token, seconds));
+                self.note(promise);
+                self.say(if renewed { Answer::Left { seconds } } else { Answer::Refused(Refusal::Unsaid) })
+            }
+            Request::Resume { key, space, proof, lease_s } => {
+                let (resumed, promise) =
+                    shared.with(|table, turn| table.resume(turn, conn, key, space, proof, lease_s));
+                self.note(promise);
+                match resumed {
+                    None => self.say(Answer::Refused(Refusal::Unsaid)),
+                    Some(Resumed::Held { lease_s }) => self.say(Answer::Left { seconds: lease_s }),
+                    Some(Resumed::Queued { ticket }) => {
+                        self.say(Answer::Queued { ticket: Some(ticket.hex().as_str()) })
+                    }
+                    Some(Resumed::Granted { stamp, lease_s }) => {
+                        self.say(Answer::Acquired { token: stamp.hex().as_str(), lease_s })
+                    }
+                }
+            }
+            Request::Ping => self.say(Answer::Done),
+            Request::Info { resume_s } => self.say_info(resume_s),
+            Request::Stats => Next::Report,
+            // There is nothing to authenticate for, or not any more; and this is no cluster.
+            Request::Auth { .. } | Request::StableRef { .. } => self.say(Answer::Refused(Refusal::Unsaid)),
+        }
+    }
+
+    /// What is said next must not be heard before this is kept.
+    fn note(&mut self, promise: Option<Promise>) {
+        if let Some(promise) = promise {
+            self.promise = Some(promise.and(self.promise.take()));
+        }
+    }
+
+    fn authenticate(&mut self, request: Option<Request<'_>>) -> Next {
+        let context = &self.seat.context;
+        let expected = context.secret.as_deref().unwrap_or_default();
+        match request {
+            Some(Request::Auth { secret }) if is_same_secret(secret, expected) => {
+                self.authenticated = true;
+                self.say(Answer::Done)
+            }
+            _ => {
+                (context.report)(Event::AuthFailed { peer: self.peer.clone() });
+                Next::Part(Farewell::Slow(Refusal::Auth))
+            }
+        }
+    }
+
+    /// Lets go of everything, then says the last word.
+    async fn leave(self, farewell: Farewell) {
+        let Session { stream, mut out, promise, seat, _admission, .. } = self;
+        // The connection still counts for the limits, but no lock waits for the good-bye.
+        seat.leave().await;
+        if let Some(promise) = promise
+            && !promise.is_kept()
+            && timeout(LINGER, promise.kept()).await.is_err()
+        {
+            out.clear();
+        }
+        let (refusal, delay) = match farewell {
+            Farewell::Silent => return,
+            Farewell::With(refusal) => (refusal, Duration::ZERO),
+            Farewell::Slow(refusal) => (refusal, AUTH_DELAY),
+        };
+        Answer::Refused(refusal).write(&mut out);
+        linger_after(stream, &out, delay).await;
+    }
+}
+
+/// Takes the same time wherever the two differ.
+fn is_same_secret(given: &[u8], expected: &[u8]) -> bool {
+    if expected.is_empty() {
+        return false;
+    }
+    let mut same = given.len().ct_eq(&expected.len());
+    for (byte, expected) in given.iter().zip(expected.iter().cycle()) {
+        same &= byte.ct_eq(expected);
+    }
+    same.into()
+}

@@ -1,0 +1,279 @@
+//! A table that goes on where another one stopped: what was held is held again, and waits for its owner.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use super::{Claim, ConnId, Kind, Limits, Link, Moment, Stage, Stamp, Table};
+
+/// A grant that outlived its server; nobody is connected for it.
+#[derive(Clone, Debug)]
+pub struct OldGrant {
+    pub key: Arc<[u8]>,
+    pub kind: Kind,
+    pub stamp: Stamp,
+    /// Of the place that it was granted to, if that had one.
+    pub ticket: Option<Stamp>,
+    pub lease_s: u64,
+    /// The end of its lease, on the clock of the table.
+    pub until: Moment,
+}
+
+/// A queue place that outlived its server.
+#[derive(Clone, Debug)]
+pub struct OldPlace {
+    pub key: Arc<[u8]>,
+    pub kind: Kind,
+    pub ticket: Stamp,
+    pub lease_s: u64,
+    /// How long it waits for its owner.
+    pub away_until: Moment,
+}
+
+impl Table {
+    /// `last_number` is at least every fence and ticket ever given out. Places come in any order. What is kept
+    /// counts for the limits, but is never refused by them.
+    pub fn restored(
+        limits: Limits,
+        last_number: u64,
+        now: Moment,
+        grants: impl Iterator<Item = OldGrant>,
+        places: impl Iterator<Item = OldPlace>,
+    ) -> Table {
+        let mut table = Table::new(limits, last_number);
+        grants.for_each(|grant| table.hold_again(now, grant));
+        places.for_each(|place| table.queue_again(now, place));
+        table
+    }
+
+    fn hold_again(&mut self, now: Moment, grant: OldGrant) {
+        let OldGrant { key, kind, stamp, ticket, lease_s, until } = grant;
+        let key = self.old_key(now, key, kind);
+        let claim = self.add_claim(Claim {
+            key,
+            conn: ConnId::NOBODY,
+            stage: Stage::Held,
+            order: ticket.map_or(0, |ticket| ticket.number),
+            ticket_salt: ticket.and_then(|ticket| NonZeroU64::new(ticket.salt)),
+            stamp,
+            lease_s,
+            until,
+            patience: Moment::NEVER,
+            link: Link::default(),
+        });
+        self.stamps.insert(stamp.number, claim);
+        self.remember_ticket(ticket, claim);
+        self.load.held += 1;
+        let entry = &mut self.keys[key as usize];
+        entry.holders += 1;
+        entry.newest = claim;
+    }
+
+    /// As a place whose connection broke: out of the queue until its owner is back.
+    fn queue_again(&mut self, now: Moment, place: OldPlace) {
+        let OldPlace { key, kind, ticket, lease_s, away_until } = place;
+        let key = self.old_key(now, key, kind);
+        let claim = self.add_claim(Claim {
+            key,
+            conn: ConnId::NOBODY,
+            stage: Stage::Queued,
+            order: ticket.number,
+            ticket_salt: NonZeroU64::new(ticket.salt),
+            stamp: Stamp { number: 0, salt: 0 },
+            lease_s,
+            until: Moment::NEVER,
+            patience: away_until,
+            link: Link::default(),
+        });
+        self.remember_ticket(Some(ticket), claim);
+        self.keys[key as usize].waiting += 1;
+        self.load.waiting += 1;
+    }
+
+    fn remember_ticket(&mut self, ticket: Option<Stamp>, claim: u32) {
+        if let Some(ticket) = ticket {
+            self.stamps.insert(ticket.number, claim);
+        }
+    }
+
+    fn old_key(&mut self, now: Moment, name: Arc<[u8]>, kind: Kind) -> u32 {
+        match self.find(kind.space(), &name) {
+            Some(key) => key,
+            None => self.insert_key(now, name, kind),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::time::Duration;
+
+    use super::super::{No, Reply, Resumed, Turn, Verdict};
+    use super::*;
+    use crate::lock::Space;
+
+    const LIMITS: Limits = Limits { keys: 100, waiters: 0, idle: Duration::from_secs(60), auto_release: true };
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn stamp(number: u64) -> Stamp {
+        Stamp { number, salt: number + 1 }
+    }
+
+    fn grant(key: &str, kind: Kind, fence: u64, until: Moment) -> OldGrant {
+        OldGrant { key: key.as_bytes().into(), kind, stamp: stamp(fence), ticket: None, lease_s: 10, until }
+    }
+
+    fn place(key: &str, number: u64) -> OldPlace {
+        let (key, kind, ticket) = (key.as_bytes().into(), Kind::Lock, stamp(number));
+        OldPlace { key, kind, ticket, lease_s: 10, away_until: at(5) }
+    }
+
+    /// Drives a table by hand.
+    struct Play {
+        table: Table,
+        now: Moment,
+        verdicts: VecDeque<(ConnId, Verdict)>,
+    }
+
+    impl Play {
+        fn of(limits: Limits, grants: Vec<OldGrant>, places: Vec<OldPlace>) -> Play {
+            let table = Table::restored(limits, 1000, at(1), grants.into_iter(), places.into_iter());
+            Play { table, now: at(1), verdicts: VecDeque::new() }
+        }
+
+        fn turn<T>(&mut self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> T {
+            let Play { table, now, verdicts } = self;
+            let mut salt = 77;
+            let mut salt = || {
+                salt += 1;
+                salt
+            };
+            operation(table, &mut Turn { now: *now, salt: &mut salt, changes: None, verdicts })
+        }
+
+        fn acquire(&mut self, conn: ConnId, key: &str, kind: Kind) -> Reply {
+            self.turn(|table, turn| table.acquire(turn, conn, key.as_bytes(), kind, 10, Duration::ZERO))
+        }
+
+        fn resume(&mut self, conn: ConnId, key: &str, proof: Stamp) -> Option<Resumed> {
+            let proof = proof.hex();
+            self.turn(|table, turn| {
+                table.resume(turn, conn, key.as_bytes(), Space::Locks, proof.as_str().as_bytes(), None)
+            })
+        }
+    }
+
+    #[test]
+    fn what_was_held_is_nobody_elses_until_its_lease_ends() {
+        let mut play = Play::of(LIMITS, vec![grant("a", Kind::Lock, 7, at(20))], vec![]);
+        let conn = play.table.connect();
+        assert!(matches!(play.acquire(conn, "a", Kind::Lock), Reply::Timeout));
+        play.now = at(19);
+        assert!(matches!(play.acquire(conn, "a", Kind::Lock), Reply::Timeout));
+        play.now = at(20);
+        assert!(matches!(play.acquire(conn, "a", Kind::Lock), Reply::Granted { stamp, .. } if stamp.number > 1000));
+    }
+
+    #[test]
+    fn its_owner_comes_back_to_it_by_token() {
+        let mut play = Play::of(LIMITS, vec![grant("a", Kind::Lock, 7, at(20))], vec![]);
+        let conn = play.table.connect();
+        assert!(play.resume(conn, "a", stamp(8)).is_none());
+        assert!(matches!(play.resume(conn, "a", stamp(7)), Some(Resumed::Held { lease_s: 10 })));
+        assert!(play.table.is_busy(conn));
+        let token = stamp(7).hex();
+        let released = play.turn(|table, turn| table.release(turn, b"a", Space::Locks, token.as_str().as_bytes()));
+        assert!(released && play.table.load().held == 0);
+    }
+
+    #[test]
+    fn slots_and_their_limit_are_as_they_were() {
+        let kind = Kind::Semaphore { limit: 3 };
+        let held = vec![grant("s", kind, 7, at(20)), grant("s", kind, 8, at(30))];
+        let mut play = Play::of(LIMITS, held, vec![]);
+        let conn = play.table.connect();
+        assert!(matches!(play.acquire(conn, "s", Kind::Semaphore { limit: 4 }), Reply::No(No::LimitMismatch)));
+        assert!(matches!(play.acquire(conn, "s", kind), Reply::Granted { .. }));
+        assert!(matches!(play.acquire(conn, "s", kind), Reply::Timeout));
+        play.now = at(21);
+        assert!(matches!(play.acquire(conn, "s", kind), Reply::Granted { .. }));
+    }
+
+    #[test]
+    fn places_keep_their_order_for_those_who_come_back() {
+        let held = vec![grant("a", Kind::Lock, 7, at(9))];
+        let mut play = Play::of(LIMITS, held, vec![place("a", 12), place("a", 11), place("a", 13)]);
+        assert_eq!(play.table.load().waiting, 3);
+        let (second, third) = (play.table.connect(), play.table.connect());
+        // The first never comes, the last is back first.
+        assert!(matches!(play.resume(third, "a", stamp(13)), Some(Resumed::Queued { .. })));
+        assert!(matches!(play.resume(second, "a", stamp(12)), Some(Resumed::Queued { .. })));
+        let wait = |table: &mut Table, turn: &mut Turn<'_>, conn| {
+            table.wait(turn, conn, b"a", Space::Locks, Duration::from_secs(60))
+        };
+        assert!(matches!(play.turn(|table, turn| wait(table, turn, third)), Reply::Blocked));
+        assert!(matches!(play.turn(|table, turn| wait(table, turn, second)), Reply::Blocked));
+        play.now = at(5);
+        play.turn(|table, turn| table.run_out(turn));
+        assert_eq!(play.table.load().waiting, 2, "the one who stayed away too long has lost its place");
+        play.now = at(9);
+        play.turn(|table, turn| table.run_out(turn));
+        assert!(matches!(play.verdicts.pop_front(), Some((conn, Verdict::Granted { .. })) if conn == second));
+        assert!(play.verdicts.is_empty());
+    }
+
+    #[test]
+    fn a_ticket_leads_to_what_was_granted_to_its_place() {
+        let mut old = grant("a", Kind::Lock, 7, at(9));
+        old.ticket = Some(stamp(3));
+        let mut play = Play::of(LIMITS, vec![old], vec![]);
+        let conn = play.table.connect();
+        let resumed = play.resume(conn, "a", stamp(3));
+        assert!(matches!(resumed, Some(Resumed::Granted { stamp, .. }) if stamp.number == 7));
+    }
+
+    #[test]
+    fn more_than_the_limit_allows_now_is_kept_all_the_same() {
+        let held = (1..=5).map(|fence| grant(&format!("k{fence}"), Kind::Lock, fence, at(20))).collect();
+        let mut play = Play::of(Limits { keys: 2, ..LIMITS }, held, vec![]);
+        let conn = play.table.connect();
+        assert_eq!(play.table.load().held, 5);
+        assert!(matches!(play.acquire(conn, "k5", Kind::Lock), Reply::Timeout));
+        assert!(matches!(play.acquire(conn, "new", Kind::Lock), Reply::No(No::MaxLocks)));
+    }
+
+    #[test]
+    fn a_pause_gives_out_nothing_and_then_serves_those_who_waited() {
+        let mut play = Play::of(LIMITS, vec![grant("a", Kind::Lock, 7, at(9))], vec![]);
+        let (waiting, asking) = (play.table.connect(), play.table.connect());
+        let patience = Duration::from_secs(60);
+        let reply = play.turn(|table, turn| table.acquire(turn, waiting, b"a", Kind::Lock, 10, patience));
+        assert!(matches!(reply, Reply::Blocked));
+        play.table.pause();
+        assert!(matches!(play.acquire(asking, "b", Kind::Lock), Reply::No(No::Paused)));
+        play.now = at(10);
+        play.turn(|table, turn| table.run_out(turn));
+        assert!(play.verdicts.is_empty(), "the lease ended, but nothing is given out");
+        play.turn(Table::go_on);
+        assert!(matches!(play.verdicts.pop_front(), Some((conn, Verdict::Granted { .. })) if conn == waiting));
+    }
+
+    #[test]
+    fn handing_over_sends_waiters_away_and_leaves_places_that_can_be_resumed() {
+        let mut play = Play::of(LIMITS, vec![grant("a", Kind::Lock, 7, at(9))], vec![place("a", 11)]);
+        let (plain, resuming) = (play.table.connect(), play.table.connect());
+        play.turn(|table, turn| table.acquire(turn, plain, b"a", Kind::Lock, 10, Duration::from_secs(60)));
+        play.resume(resuming, "a", stamp(11));
+        play.turn(|table, turn| table.wait(turn, resuming, b"a", Space::Locks, Duration::from_secs(60)));
+        play.turn(Table::hand_over);
+        assert_eq!(play.verdicts.len(), 2);
+        assert!(play.verdicts.iter().all(|(_, verdict)| matches!(verdict, Verdict::Off)));
+        assert_eq!(play.table.load().waiting, 1);
+        play.now = at(10);
+        play.turn(|table, turn| table.run_out(turn));
+        assert_eq!((play.table.load().held, play.table.load().waiting), (0, 1), "nothing is given out any more");
+    }
+}

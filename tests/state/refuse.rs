@@ -1,0 +1,81 @@
+//! Directories that a server does not take: used by another, open to others, written by a newer version.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::damage::refused;
+use crate::house::Server;
+use crate::kept::Kept;
+
+#[test]
+fn a_second_server_is_refused_and_a_dead_one_is_no_obstacle() {
+    let mut kept = Kept::start(&[]);
+    let pid = kept.server().pid();
+    let said = refused(&kept.dir());
+    let dir = kept.dir();
+    let expected = format!("dflock: cannot use --state-dir {}: another server uses it (pid {pid})\n", dir.display());
+    assert!(said.starts_with(&expected), "{said}");
+    assert!(said.contains("stop that one first, or give this one a directory of its own"), "{said}");
+    assert!(kept.connect().take("job", "0").len() == 32, "the first one does not mind");
+    kept.restart();
+    kept.stop();
+    kept.start_again();
+}
+
+#[test]
+fn what_is_made_is_closed_to_others_and_what_is_open_is_refused() {
+    let kept = Kept::start(&[]);
+    let mode = |path: &std::path::Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((mode(&kept.dir()), mode(&kept.journal()), mode(&kept.dir().join("lock"))), (0o700, 0o600, 0o600));
+
+    let home = tempfile::tempdir().expect("a directory");
+    for open in [0o755, 0o770, 0o701] {
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(open)).expect("a mode");
+        let said = refused(home.path());
+        assert!(said.contains("others may look into it"), "{said}");
+        assert!(said.contains(&format!("chmod 700 {}", home.path().display())), "{said}");
+        assert_eq!(fs::read_dir(home.path()).expect("a directory").count(), 0, "nothing was made");
+    }
+}
+
+#[test]
+fn what_is_no_directory_is_refused() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("file");
+    fs::write(&file, "").expect("a file");
+    for path in [&file, &file.join("below")] {
+        let said = refused(path);
+        assert!(said.starts_with("dflock: cannot make --state-dir "), "{said}");
+    }
+}
+
+#[test]
+fn a_newer_journal_is_refused_by_its_number() {
+    let mut kept = Kept::start(&[]);
+    kept.kill();
+    let mut journal = fs::read(kept.journal()).expect("a journal");
+    journal[12..16].copy_from_slice(&7u32.to_le_bytes());
+    let sum = crc32fast::hash(&journal[..40]);
+    journal[40..44].copy_from_slice(&sum.to_le_bytes());
+    fs::write(kept.journal(), &journal).expect("written");
+    let said = refused(&kept.dir());
+    assert!(said.contains("it was written by a newer dflock (format 7; this one reads up to 1)"), "{said}");
+    assert!(said.contains("start that version"), "{said}");
+    assert_eq!(fs::read(kept.journal()).expect("a journal"), journal, "it is left alone");
+}
+
+#[test]
+fn variables_name_the_directory_and_the_fsync() {
+    let home = tempfile::tempdir().expect("a directory");
+    let dir = home.path().join("deep").join("state");
+    let mut server = Server::start_with(&[], |command| {
+        command.env("DFLOCKD_STATE_DIR", &dir).env("DFLOCKD_FSYNC", "interval");
+    });
+    server.event("state_opened");
+    assert!(dir.join("journal").is_file());
+    drop(server);
+    let server = Server::start_with(&[], |command| {
+        command.env("DFLOCKD_STATE_DIR", "");
+    });
+    assert!(!server.events().iter().any(|event| event["event"] == "state_opened"));
+}
