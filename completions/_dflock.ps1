@@ -470,6 +470,8 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             [CompletionResult]::new('--tls-key', '--tls-key', [CompletionResultType]::ParameterName, 'Private key of the certificate, as PEM')
             [CompletionResult]::new('--tls-client-ca', '--tls-client-ca', [CompletionResultType]::ParameterName, 'Let in only clients with a certificate of this authority, as PEM')
             [CompletionResult]::new('--auth-token-file', '--auth-token-file', [CompletionResultType]::ParameterName, 'File with the secret that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead')
+            [CompletionResult]::new('--state-dir', '--state-dir', [CompletionResultType]::ParameterName, 'Directory to keep what is held in, over crashes, restarts and upgrades; made if it is not there')
+            [CompletionResult]::new('--fsync', '--fsync', [CompletionResultType]::ParameterName, 'When what is written to --state-dir is brought to the disk itself')
             [CompletionResult]::new('--idle-exit', '--idle-exit', [CompletionResultType]::ParameterName, 'Stop when nothing was connected, held or queued for this long')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'Form of the log on stderr')
             [CompletionResult]::new('--no-auto-release-on-disconnect', '--no-auto-release-on-disconnect', [CompletionResultType]::ParameterName, 'Keep a client''s locks until their lease ends when its connection closes; beats the flag above')

@@ -1753,7 +1753,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__serve)
-            opts="-h --host --port --default-lease-ttl --max-locks --max-connections --max-connections-per-ip --max-waiters --read-timeout --write-timeout --shutdown-timeout --gc-max-idle --auto-release-on-disconnect --no-auto-release-on-disconnect --tls-cert --tls-key --tls-client-ca --auth-token-file --idle-exit --detach --log-format --help"
+            opts="-h --host --port --default-lease-ttl --max-locks --max-connections --max-connections-per-ip --max-waiters --read-timeout --write-timeout --shutdown-timeout --gc-max-idle --auto-release-on-disconnect --no-auto-release-on-disconnect --tls-cert --tls-key --tls-client-ca --auth-token-file --state-dir --fsync --idle-exit --detach --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1898,6 +1898,17 @@ _dflock() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
                     fi
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --fsync)
+                    COMPREPLY=($(compgen -W "always interval never" -- "${cur}"))
                     return 0
                     ;;
                 --idle-exit)
@@ -2310,7 +2321,7 @@ fi
 
 # What the function above does not know: keys that holders of this user have, and the command behind `exec KEY`.
 
-_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --for --format --gc-max-idle --host --idle-exit --jitter --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w "
+_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --for --format --fsync --gc-max-idle --host --idle-exit --jitter --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w "
 
 # Offers the keys for the verb $1 that begin with $2.
 _dflock_keys() {

@@ -437,6 +437,8 @@ set edit:completion:arg-completer[dflock] = {|@words|
             cand --tls-key 'Private key of the certificate, as PEM'
             cand --tls-client-ca 'Let in only clients with a certificate of this authority, as PEM'
             cand --auth-token-file 'File with the secret that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead'
+            cand --state-dir 'Directory to keep what is held in, over crashes, restarts and upgrades; made if it is not there'
+            cand --fsync 'When what is written to --state-dir is brought to the disk itself'
             cand --idle-exit 'Stop when nothing was connected, held or queued for this long'
             cand --log-format 'Form of the log on stderr'
             cand --no-auto-release-on-disconnect 'Keep a client''s locks until their lease ends when its connection closes; beats the flag above'

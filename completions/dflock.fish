@@ -347,6 +347,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand serve" -l tls-cert -d 'Cer
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l tls-key -d 'Private key of the certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l tls-client-ca -d 'Let in only clients with a certificate of this authority, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l auth-token-file -d 'File with the secret that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand serve" -l state-dir -d 'Directory to keep what is held in, over crashes, restarts and upgrades; made if it is not there' -r -f -a "(__fish_complete_directories)"
+complete -c dflock -n "__fish_dflock_using_subcommand serve" -l fsync -d 'When what is written to --state-dir is brought to the disk itself' -r -f -a "always\t'Before anything is answered'
+interval\t'At most every 50 ms'
+never\t'When the system does it'"
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l idle-exit -d 'Stop when nothing was connected, held or queued for this long' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l log-format -d 'Form of the log on stderr' -r -f -a "text\t''
 json\t''"
@@ -383,7 +387,7 @@ end
 complete -c dflock -n "__fish_dflock_using_subcommand completions" -f -a "bash elvish fish powershell zsh"
 complete -c dflock -n "__fish_dflock_using_subcommand man" -f -a "(__fish_complete_directories)"
 
-set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --for --format --gc-max-idle --host --idle-exit --jitter --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w
+set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --for --format --fsync --gc-max-idle --host --idle-exit --jitter --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w
 
 # Whether the key of `dflock exec` is there already.
 function __dflock_has_key
