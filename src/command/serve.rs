@@ -105,7 +105,7 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", env = "DFLOCKD_TLS_CLIENT_CA", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
-    /// File with the secret that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead
+    /// File with the auth token that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead
     #[arg(long, value_name = "FILE", env = "DFLOCKD_AUTH_TOKEN_FILE")]
     auth_token_file: Option<PathBuf>,
 

@@ -147,11 +147,12 @@ impl Settings {
         let shard = text("shard").map(|value| {
             let shard = value.parse().ok().filter(|shard| *shard < servers.shards.len());
             let count = servers.shards.len();
-            shard.ok_or_else(|| wrong(get("shard"), &format!("there are {count} shards, counted from 0")))
+            shard.ok_or_else(|| wrong(get("shard"), &format!("it must be below {count}, the number of shards")))
         });
         let (tls_cert, tls_key) = (path("tls_cert"), path("tls_key"));
         if tls_cert.is_some() != tls_key.is_some() {
-            return Err(Failure::usage("a client certificate needs both --tls-cert and --tls-key"));
+            return Err(Failure::usage("a client certificate needs both --tls-cert and --tls-key")
+                .hint("so do the settings tls_cert and tls_key"));
         }
         let timeout = get("timeout");
         Ok(Settings {
@@ -251,7 +252,7 @@ mod tests {
         for (variables, part) in [
             ([("DFLOCK_SERVERS", "a b")], "setting servers from environment DFLOCK_SERVERS"),
             ([("DFLOCK_TLS", "maybe")], "setting tls"),
-            ([("DFLOCK_SHARD", "1")], "there are 1 shards"),
+            ([("DFLOCK_SHARD", "1")], "it must be below 1"),
             ([("DFLOCK_TIMEOUT", "soon")], "setting timeout"),
             ([("DFLOCK_TLS_KEY", "k")], "needs both"),
         ] {
