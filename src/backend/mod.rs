@@ -4,6 +4,7 @@
 //! service cannot do is said by [`Backend::check`] before any network call.
 
 pub mod dflockd;
+pub mod etcd;
 mod report;
 
 use std::os::fd::OwnedFd;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use report::{IdleRow, LockRow, SemaphoreRow, Stats, Status};
+pub use report::{Claim, IdleRow, LockRow, SemaphoreRow, Stats, Status};
 
 use crate::clock::Moment;
 use crate::error::Failure;
@@ -54,16 +55,19 @@ pub enum Feature {
 
 pub enum Backend {
     Dflockd(dflockd::Servers),
+    Etcd(etcd::Servers),
 }
 
 /// A lock that was taken.
 pub enum Hold {
     Dflockd(dflockd::Hold),
+    Etcd(etcd::Hold),
 }
 
 /// A place in a queue.
 pub enum Place {
     Dflockd(dflockd::Place),
+    Etcd(etcd::Place),
 }
 
 /// What joining a queue led to.
@@ -87,7 +91,10 @@ impl Backend {
     /// Refuses what this service cannot do, without asking it.
     pub fn check(&self, feature: Feature) -> Result<(), Failure> {
         match (self, feature) {
-            (Backend::Dflockd(_), Feature::Semaphores | Feature::TwoPhase | Feature::Stats | Feature::Status) => Ok(()),
+            (
+                Backend::Dflockd(_) | Backend::Etcd(_),
+                Feature::Semaphores | Feature::TwoPhase | Feature::Stats | Feature::Status,
+            ) => Ok(()),
         }
     }
 
@@ -95,12 +102,15 @@ impl Backend {
     pub fn server_of(&self, key: &Key) -> (usize, String) {
         match self {
             Backend::Dflockd(servers) => servers.server_of(key),
+            Backend::Etcd(servers) => servers.server_of(key),
         }
     }
 
+    /// Dropped before it is done it leaves the queue, with [`Backend::tidy`] at once.
     pub async fn acquire(&self, ask: &Ask) -> Result<Hold, Failure> {
         match self {
             Backend::Dflockd(servers) => servers.acquire(ask).await.map(Hold::Dflockd),
+            Backend::Etcd(servers) => servers.acquire(ask).await.map(Hold::Etcd),
         }
     }
 
@@ -110,6 +120,10 @@ impl Backend {
                 dflockd::Joined::Held(hold) => Joined::Held(Hold::Dflockd(hold)),
                 dflockd::Joined::Queued(place) => Joined::Queued(Place::Dflockd(place)),
             }),
+            Backend::Etcd(servers) => Ok(match servers.enqueue(ask).await? {
+                etcd::Joined::Held(hold) => Joined::Held(Hold::Etcd(hold)),
+                etcd::Joined::Queued(place) => Joined::Queued(Place::Etcd(place)),
+            }),
         }
     }
 
@@ -117,6 +131,7 @@ impl Backend {
     pub async fn take_over(&self, key: &Key, kind: Kind, left: Inherited) -> Result<Hold, Failure> {
         match self {
             Backend::Dflockd(servers) => servers.take_over(key, kind, left).await.map(Hold::Dflockd),
+            Backend::Etcd(servers) => servers.take_over(key, kind, left).await.map(Hold::Etcd),
         }
     }
 
@@ -124,6 +139,7 @@ impl Backend {
     pub async fn release(&self, key: &Key, space: Space, token: &Token) -> Result<(), Failure> {
         match self {
             Backend::Dflockd(servers) => servers.release(key, space, token).await,
+            Backend::Etcd(servers) => servers.release(key, space, token).await,
         }
     }
 
@@ -131,34 +147,55 @@ impl Backend {
     pub async fn renew(&self, key: &Key, space: Space, token: &Token, lease: Option<Duration>) -> Result<u64, Failure> {
         match self {
             Backend::Dflockd(servers) => servers.renew(key, space, token, lease).await,
+            Backend::Etcd(servers) => servers.renew(key, space, token, lease).await,
         }
     }
 
-    /// Every server, and what it holds or why it does not say.
-    pub async fn stats(&self) -> Vec<(String, Result<Stats, Failure>)> {
+    /// Every server, and what it holds of keys that begin with `start`, or why it does not say.
+    pub async fn stats(&self, start: &[u8]) -> Vec<(String, Result<Stats, Failure>)> {
         match self {
-            Backend::Dflockd(servers) => servers.stats().await,
+            Backend::Dflockd(servers) => servers.stats(start).await,
+            Backend::Etcd(servers) => servers.stats(start).await,
         }
     }
 
     pub async fn status(&self, key: &Key) -> Result<Status, Failure> {
         match self {
             Backend::Dflockd(servers) => servers.status(key).await,
+            Backend::Etcd(servers) => servers.status(key).await,
+        }
+    }
+
+    /// Leaves the queues that dropped attempts are still in. Of dflockd they are left with the connection.
+    pub async fn tidy(&self, until: Moment) {
+        match self {
+            Backend::Dflockd(_) => {}
+            Backend::Etcd(servers) => servers.tidy(until).await,
         }
     }
 }
 
 impl Place {
-    /// Waits for the turn, however long; dropping it leaves the queue.
+    /// Waits for the turn, however long; dropping it leaves the queue, with [`Backend::tidy`] at once.
     pub async fn wait(self) -> Result<Hold, Failure> {
         match self {
             Place::Dflockd(place) => place.wait().await.map(Hold::Dflockd),
+            Place::Etcd(place) => place.wait().await.map(Hold::Etcd),
         }
     }
 
     pub fn server(&self) -> String {
         match self {
             Place::Dflockd(place) => place.server(),
+            Place::Etcd(place) => place.server(),
+        }
+    }
+
+    /// Whose turn it is, counted from 1, where the server tells.
+    pub fn position(&self) -> Option<u64> {
+        match self {
+            Place::Dflockd(_) => None,
+            Place::Etcd(place) => place.position(),
         }
     }
 }
@@ -167,6 +204,7 @@ impl Hold {
     pub fn grant(&self) -> &Grant {
         match self {
             Hold::Dflockd(hold) => hold.grant(),
+            Hold::Etcd(hold) => hold.grant(),
         }
     }
 
@@ -175,6 +213,8 @@ impl Hold {
     pub fn silence(&self) -> Option<Duration> {
         match self {
             Hold::Dflockd(hold) => hold.silence(),
+            // A lease there depends on its renewals alone.
+            Hold::Etcd(_) => None,
         }
     }
 
@@ -182,6 +222,8 @@ impl Hold {
     pub async fn secure(&mut self, until: Moment) -> Renewal {
         match self {
             Hold::Dflockd(hold) => hold.secure(until).await,
+            // It is kept without one.
+            Hold::Etcd(hold) => Renewal::Renewed { asked: hold.grant().asked },
         }
     }
 
@@ -189,6 +231,7 @@ impl Hold {
     pub async fn renew(&mut self, lease: Duration, until: Moment) -> Renewal {
         match self {
             Hold::Dflockd(hold) => hold.renew(lease, until).await,
+            Hold::Etcd(hold) => hold.renew(lease, until).await,
         }
     }
 
@@ -196,6 +239,7 @@ impl Hold {
     pub fn lifeline(&self) -> Option<OwnedFd> {
         match self {
             Hold::Dflockd(hold) => hold.lifeline(),
+            Hold::Etcd(_) => None,
         }
     }
 
@@ -203,6 +247,7 @@ impl Hold {
     pub async fn broken(&mut self) -> String {
         match self {
             Hold::Dflockd(hold) => hold.broken().await,
+            Hold::Etcd(hold) => hold.broken().await,
         }
     }
 
@@ -210,6 +255,7 @@ impl Hold {
     pub fn outlives_connection(&self) -> bool {
         match self {
             Hold::Dflockd(hold) => hold.outlives_connection(),
+            Hold::Etcd(_) => true,
         }
     }
 
@@ -217,6 +263,7 @@ impl Hold {
     pub async fn restore(&mut self, until: Moment) -> Renewal {
         match self {
             Hold::Dflockd(hold) => hold.restore(until).await,
+            Hold::Etcd(hold) => hold.restore(until).await,
         }
     }
 
@@ -224,6 +271,7 @@ impl Hold {
     pub async fn give_back(&mut self, until: Moment) -> Result<(), Failure> {
         match self {
             Hold::Dflockd(hold) => hold.give_back(until).await,
+            Hold::Etcd(hold) => hold.give_back(until).await,
         }
     }
 }

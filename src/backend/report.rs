@@ -15,6 +15,16 @@ pub struct Stats {
     pub idle_semaphores: Vec<IdleRow>,
 }
 
+impl Stats {
+    /// Leaves what is not of keys that begin with `start`.
+    pub fn narrow(&mut self, start: &str) {
+        self.locks.retain(|row| row.key.starts_with(start));
+        self.semaphores.retain(|row| row.key.starts_with(start));
+        self.idle_locks.retain(|row| row.key.starts_with(start));
+        self.idle_semaphores.retain(|row| row.key.starts_with(start));
+    }
+}
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LockRow {
@@ -22,6 +32,9 @@ pub struct LockRow {
     pub owner_conn_id: u64,
     pub lease_expires_in_s: f64,
     pub waiters: u64,
+    /// Everybody in order, where the server knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Vec<Claim>>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -31,6 +44,33 @@ pub struct SemaphoreRow {
     pub limit: u64,
     pub holders: u64,
     pub waiters: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Vec<Claim>>,
+}
+
+impl LockRow {
+    /// Who has it, as far as the server says.
+    pub fn holder(&self) -> String {
+        match self.claims.as_ref().and_then(|claims| claims.first()) {
+            None => format!("connection {}", self.owner_conn_id),
+            Some(Claim { host: Some(host), pid: Some(pid), .. }) => format!("process {pid} on {host}"),
+            Some(_) => "somebody".to_owned(),
+        }
+    }
+}
+
+/// One who holds a lock or waits for it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Claim {
+    /// `held` or `waiting`.
+    pub state: String,
+    /// In the queue, counted from 1; 0 for a holder.
+    pub position: u64,
+    pub host: Option<String>,
+    pub pid: Option<u32>,
+    pub fence: u64,
+    pub lease_left_s: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

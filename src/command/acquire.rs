@@ -184,6 +184,8 @@ pub struct Taken {
     token: Option<String>,
     fence: Option<u64>,
     lease_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<u64>,
     holder_pid: u32,
     owner_pid: Option<i32>,
 }
@@ -200,6 +202,7 @@ impl Taken {
             token: held.map(|held| held.token.as_str().to_owned()),
             fence: held.and_then(|held| held.fence),
             lease_s: held.map(|held| held.lease.as_secs_f64()),
+            position: report.position,
             holder_pid: report.pid,
             owner_pid: owner.map(|owner| owner.pid),
         }

@@ -186,8 +186,10 @@ impl Serve {
             _ => None,
         };
         let secret = match (&self.auth_token_file, std::env::var_os("DFLOCKD_AUTH_TOKEN")) {
-            (Some(path), _) => Some(Secret::read(path)?),
-            (None, Some(text)) if !text.is_empty() => Some(Secret::new(text.as_encoded_bytes(), "DFLOCKD_AUTH_TOKEN")?),
+            (Some(path), _) => Some(Secret::read(path, "auth token")?),
+            (None, Some(text)) if !text.is_empty() => {
+                Some(Secret::new(text.as_encoded_bytes(), "auth token", "DFLOCKD_AUTH_TOKEN")?)
+            }
             _ => None,
         };
         let limits = Limits {

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::target::Target;
-use crate::backend::Backend;
-use crate::backend::dflockd::Servers;
+use crate::backend::{Backend, dflockd, etcd};
 use crate::client::Access;
 use crate::client::cluster::Shard;
 use crate::error::Failure;
 use crate::holder::Site;
 use crate::net::{Tls, tls};
-use crate::settings::{Settings, servers};
+use crate::settings::Settings;
+use crate::settings::servers::{self, Servers, Service};
 
 /// What a holder needs of the settings. Relative paths are made absolute: a holder lives in `/`.
 pub(crate) fn site_of(settings: &Settings, target: &Target) -> Result<Site, Failure> {
@@ -28,6 +28,8 @@ pub(crate) fn site_of(settings: &Settings, target: &Target) -> Result<Site, Fail
         tls_name: settings.tls_name.clone(),
         secret: settings.secret.clone().map(crate::settings::secret::Secret::into_bytes),
         allow_plaintext_secret: settings.allow_plaintext_token,
+        etcd_prefix: settings.etcd_prefix.clone(),
+        etcd_login: settings.etcd_login.clone().map(|(user, password)| (user, password.into_bytes())),
         connect_timeout: settings.connect_timeout,
         connect_retry: target.connect_retry.unwrap_or_default(),
     })
@@ -35,7 +37,7 @@ pub(crate) fn site_of(settings: &Settings, target: &Target) -> Result<Site, Fail
 
 /// The lock service that a site names.
 pub(crate) fn backend_of(site: &Site) -> Result<Backend, Failure> {
-    let servers = servers::Servers::parse(&site.servers).map_err(Failure::usage)?;
+    let servers = Servers::parse(&site.servers).map_err(Failure::usage)?;
     let tls = if site.tls {
         let identity = site.tls_identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
         let config = tls::client_config(site.tls_ca.as_deref(), identity)?;
@@ -43,6 +45,26 @@ pub(crate) fn backend_of(site: &Site) -> Result<Backend, Failure> {
     } else {
         None
     };
+    match servers.service {
+        Service::Dflockd => Ok(dflockd_of(site, servers, tls)),
+        Service::Etcd => Ok(etcd_of(site, servers, tls)),
+    }
+}
+
+fn etcd_of(site: &Site, servers: Servers, tls: Option<Tls>) -> Backend {
+    let login = site.etcd_login.clone().map(|(user, password)| etcd::Login { user, password });
+    let access = etcd::Access {
+        tls: tls.map(Tls::for_http2),
+        login,
+        allow_plaintext_login: site.allow_plaintext_secret,
+        connect_timeout: site.connect_timeout,
+        connect_retry: site.connect_retry,
+    };
+    let layout = etcd::Layout::new(site.etcd_prefix.clone());
+    Backend::Etcd(etcd::Servers::new(servers.shards, site.shard, &access, layout))
+}
+
+fn dflockd_of(site: &Site, servers: Servers, tls: Option<Tls>) -> Backend {
     let access = Access {
         tls,
         secret: site.secret.as_deref().map(Arc::from),
@@ -52,5 +74,5 @@ pub(crate) fn backend_of(site: &Site) -> Result<Backend, Failure> {
         resume_s: None,
     };
     let shards = servers.shards.into_iter().map(|members| Shard { members }).collect();
-    Ok(Backend::Dflockd(Servers::new(shards, site.shard, access)))
+    Backend::Dflockd(dflockd::Servers::new(shards, site.shard, access))
 }

@@ -76,8 +76,10 @@ fn lines(document: &Document) -> String {
     let mut text = String::new();
     if let Some(row) = lock {
         text.push_str(&format!(
-            "{key}: held by connection {}, {:.1}s of its lease left, {} waiting, {place}\n",
-            row.owner_conn_id, row.lease_expires_in_s, row.waiters
+            "{key}: held by {}, {:.1}s of its lease left, {} waiting, {place}\n",
+            escape(&row.holder()),
+            row.lease_expires_in_s,
+            row.waiters
         ));
     }
     if let Some(row) = semaphore {

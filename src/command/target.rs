@@ -10,7 +10,8 @@ use crate::settings::{Flags, Settings, duration};
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Servers")]
 pub struct Target {
-    /// Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 a cluster [default: 127.0.0.1:6388]
+    /// Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster
+    /// [default: 127.0.0.1:6388]
     #[arg(short, long, value_name = "LIST")]
     servers: Option<String>,
 
@@ -42,9 +43,21 @@ pub struct Target {
     #[arg(long, value_name = "FILE")]
     auth_token_file: Option<String>,
 
-    /// Send the auth token in clear text to other machines too
+    /// Send the auth token, or the password for etcd, in clear text to other machines too
     #[arg(long)]
     allow_plaintext_token: bool,
+
+    /// In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other
+    #[arg(long, value_name = "PREFIX")]
+    etcd_prefix: Option<String>,
+
+    /// User to log in to etcd as
+    #[arg(long, value_name = "NAME")]
+    etcd_user: Option<String>,
+
+    /// File with that user's password, of mode 600
+    #[arg(long, value_name = "FILE")]
+    etcd_password_file: Option<String>,
 
     /// How long a connection may take, TLS included [default: 5s]
     #[arg(long, value_name = "DUR")]
@@ -74,6 +87,9 @@ impl Target {
         put("tls_name", &self.tls_name);
         put("auth_token_file", &self.auth_token_file);
         put("allow_plaintext_token", &yes(self.allow_plaintext_token));
+        put("etcd_prefix", &self.etcd_prefix);
+        put("etcd_user", &self.etcd_user);
+        put("etcd_password_file", &self.etcd_password_file);
         put("connect_timeout", &self.connect_timeout);
         Settings::load(flags)
     }

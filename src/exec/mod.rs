@@ -22,7 +22,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::backend::{self, Ask, Backend};
+use crate::clock;
 use crate::error::Failure;
+use crate::lease::keeper::RELEASE_WITHIN;
 use crate::lock::Grant;
 use guard::{Guard, LetGo};
 use running::Run;
@@ -80,6 +82,10 @@ pub async fn run(
         () = waiting::tell(user, backend, &job) => Err(Failure::internal("wait", &"the clock stopped")),
     };
     user.waited();
+    if !matches!(taken, Ok(Taken::All(..))) {
+        // Where a queue is not left with a connection.
+        backend.tidy(clock::now() + RELEASE_WITHIN).await;
+    }
     let (holds, left) = match taken {
         Ok(Taken::All(holds, left)) => (holds, left),
         Ok(Taken::Interrupted(signal)) => {

@@ -36,6 +36,9 @@ pub struct Site {
     pub tls_name: Option<String>,
     pub secret: Option<Vec<u8>>,
     pub allow_plaintext_secret: bool,
+    pub etcd_prefix: Option<String>,
+    /// User and password.
+    pub etcd_login: Option<(String, Vec<u8>)>,
     pub connect_timeout: Duration,
     pub connect_retry: Duration,
 }
@@ -65,6 +68,9 @@ pub struct Report {
     pub server: String,
     /// `None` while it waits.
     pub grant: Option<Held>,
+    /// In the queue, where the server tells.
+    #[serde(default)]
+    pub position: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

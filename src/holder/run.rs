@@ -1,6 +1,7 @@
 //! A holder's loop: lease news, requests, its owner's death, its own end.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -45,6 +46,8 @@ enum Lock {
     Waiting {
         turn: JoinHandle<Result<Hold, Failure>>,
         server: String,
+        /// When it was joined, where the server tells.
+        position: Option<u64>,
     },
     Held {
         keeper: Keeper,
@@ -61,6 +64,7 @@ enum Lock {
 
 struct Holder {
     job: Job,
+    backend: Arc<Backend>,
     lock: Lock,
     caller: Caller,
     /// Commands that wait for the turn, and until when.
@@ -77,6 +81,8 @@ pub async fn run(job: Job, backend: Backend) {
     let (ask, asked) = mpsc::channel::<Asked>(16);
     let accepting = tokio::spawn(accept(listener, ask));
     let last_word = holder.live(asked, watch).await;
+    // With it go the connections.
+    drop(holder);
     // Whoever asked for the end looks for holders next: there must be none then.
     drop(entry);
     if let Some((reply, answer)) = last_word {
@@ -112,14 +118,15 @@ fn begin(job: Job, backend: Backend) -> Result<Life, Failure> {
     let caller = Caller::new().map_err(|why| Failure::internal("listen to whoever asked", &why))?;
     let (_, server) = backend.server_of(&job.key);
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(join(job.clone(), backend, stopped));
+    let backend = Arc::new(backend);
+    let task = tokio::spawn(join(job.clone(), backend.clone(), stopped));
     let ends_at = Moment::NEVER;
     let lock = Lock::Joining { task, stop, server };
-    Ok((Holder { job, lock, caller, waiting: Vec::new(), ends_at }, entry, listener, watch))
+    Ok((Holder { job, backend, lock, caller, waiting: Vec::new(), ends_at }, entry, listener, watch))
 }
 
 /// What is granted is returned in any case: a lock that the server keeps for us must be given back.
-async fn join(job: Job, backend: Backend, stopped: oneshot::Receiver<()>) -> Result<Joined, Failure> {
+async fn join(job: Job, backend: Arc<Backend>, stopped: oneshot::Receiver<()>) -> Result<Joined, Failure> {
     let ask =
         Ask { key: job.key.clone(), kind: job.kind, lease: job.lease, wait: job.wait.map_or(Wait::Forever, Wait::For) };
     let asking = async {
@@ -291,12 +298,14 @@ impl Holder {
                     return self.caller.tell(&Ok(self.report()));
                 }
                 Ok(Joined::Queued(place)) => {
-                    let server = place.server();
-                    self.lock = Lock::Waiting { turn: tokio::spawn(place.wait()), server };
+                    let (server, position) = (place.server(), place.position());
+                    self.lock = Lock::Waiting { turn: tokio::spawn(place.wait()), server, position };
                     self.ends_at = self.end_of_holding();
                     return self.caller.tell(&Ok(self.report()));
                 }
                 Err(failure) => {
+                    // The task is done, and must not be waited for again.
+                    self.lock = Lock::Lost { why: failure.message.clone(), server, token: None };
                     let _ = self.caller.tell(&Err(failure));
                     return false;
                 }
@@ -416,6 +425,13 @@ impl Holder {
     }
 
     async fn release(&mut self) -> Reply {
+        let reply = self.give_up().await;
+        // Where a queue is not left with a connection.
+        self.backend.tidy(clock::now() + RELEASE_WITHIN).await;
+        reply
+    }
+
+    async fn give_up(&mut self) -> Reply {
         let server = self.lock.server().to_owned();
         let lost = self.lost();
         let released = Lock::Lost { why: "it was released".to_owned(), server: server.clone(), token: None };
@@ -458,7 +474,11 @@ impl Holder {
             Lock::Held { held, .. } => Some(held.clone()),
             Lock::Joining { .. } | Lock::Waiting { .. } | Lock::Lost { .. } => None,
         };
-        Report { pid: std::process::id(), server: self.lock.server().to_owned(), grant }
+        let position = match &self.lock {
+            Lock::Waiting { position, .. } => *position,
+            Lock::Joining { .. } | Lock::Held { .. } | Lock::Lost { .. } => None,
+        };
+        Report { pid: std::process::id(), server: self.lock.server().to_owned(), grant, position }
     }
 
     fn status(&self) -> Status {

@@ -21,6 +21,16 @@ pub struct Tls {
     pub name: Option<String>,
 }
 
+impl Tls {
+    /// The same, for servers that speak HTTP/2 only with who asks for it.
+    #[must_use]
+    pub fn for_http2(self) -> Tls {
+        let mut config = (*self.config).clone();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Tls { config: Arc::new(config), name: self.name }
+    }
+}
+
 /// Why there is no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DialKind {

@@ -42,9 +42,9 @@ fn parse(text: &str, path: &Path, known: &[&str]) -> Result<Values, Failure> {
         .map_err(|why: toml::de::Error| Failure::usage(format!("{shown} is no TOML: {}", why.message())))?;
     let mut values = Values::new();
     for (name, value) in table {
-        if name == "auth_token" {
-            return Err(Failure::usage(format!("{shown}: the auth token itself does not belong here"))
-                .hint("write it to a file of mode 600 and name that: auth_token_file = \"…\""));
+        if name == "auth_token" || name == "etcd_password" {
+            return Err(Failure::usage(format!("{shown}: {name} itself does not belong here"))
+                .hint(format!("write it to a file of mode 600 and name that: {name}_file = \"…\"")));
         }
         if !known.contains(&name.as_str()) {
             return Err(Failure::usage(format!("{shown}: there is no setting {name:?}"))

@@ -21,7 +21,7 @@ struct Known {
     default: &'static str,
 }
 
-const KNOWN: [Known; 12] = [
+const KNOWN: [Known; 15] = [
     known("servers", "DFLOCK_SERVERS", servers::DEFAULT),
     known("shard", "DFLOCK_SHARD", ""),
     known("tls", "DFLOCK_TLS", "false"),
@@ -31,6 +31,9 @@ const KNOWN: [Known; 12] = [
     known("tls_name", "DFLOCK_TLS_NAME", ""),
     known("auth_token_file", "DFLOCK_AUTH_TOKEN_FILE", ""),
     known("allow_plaintext_token", "DFLOCK_ALLOW_PLAINTEXT_TOKEN", "false"),
+    known("etcd_prefix", "DFLOCK_ETCD_PREFIX", ""),
+    known("etcd_user", "DFLOCK_ETCD_USER", ""),
+    known("etcd_password_file", "DFLOCK_ETCD_PASSWORD_FILE", ""),
     known("connect_timeout", "DFLOCK_CONNECT_TIMEOUT", "5s"),
     known("timeout", "DFLOCK_TIMEOUT", "10s"),
     known("autostart", "DFLOCK_AUTOSTART", "true"),
@@ -45,8 +48,22 @@ pub fn known_settings() -> impl Iterator<Item = (&'static str, &'static str, &'s
     KNOWN.iter().map(|known| (known.name, known.variable, known.default))
 }
 
-/// The one variable that holds a secret itself.
-const SECRET_VARIABLE: &str = "DFLOCK_AUTH_TOKEN";
+/// A secret: the setting that names a file with it, the variable that may hold it itself, and what it is.
+struct Hidden {
+    name: &'static str,
+    file: &'static str,
+    variable: &'static str,
+    what: &'static str,
+}
+
+const AUTH_TOKEN: Hidden =
+    Hidden { name: "auth_token", file: "auth_token_file", variable: "DFLOCK_AUTH_TOKEN", what: "auth token" };
+const ETCD_PASSWORD: Hidden = Hidden {
+    name: "etcd_password",
+    file: "etcd_password_file",
+    variable: "DFLOCK_ETCD_PASSWORD",
+    what: "etcd password",
+};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +110,9 @@ pub struct Settings {
     pub tls_name: Option<String>,
     pub secret: Option<Secret>,
     pub allow_plaintext_token: bool,
+    /// Where locks are in etcd, as `etcdctl lock` has them.
+    pub etcd_prefix: Option<String>,
+    pub etcd_login: Option<(String, Secret)>,
     pub connect_timeout: Duration,
     /// How long to wait for a lock; `None` for ever.
     pub timeout: Option<Duration>,
@@ -134,10 +154,14 @@ impl Settings {
             }
         };
         let mut found: Vec<Found> = KNOWN.iter().map(find).collect();
-        let secret = find_secret(&found, variables)?;
-        if let Some((_, source)) = &secret {
-            found.push(Found { name: "auth_token", value: "(redacted)".to_owned(), source: source.clone() });
-        }
+        let mut hidden = |hidden: &Hidden| {
+            let secret = find_secret(hidden, &found, variables)?;
+            if let Some((_, source)) = &secret {
+                found.push(Found { name: hidden.name, value: "(redacted)".to_owned(), source: source.clone() });
+            }
+            Ok::<_, Failure>(secret.map(|(secret, _)| secret))
+        };
+        let (secret, password) = (hidden(&AUTH_TOKEN)?, hidden(&ETCD_PASSWORD)?);
         let get =
             |name: &str| found.iter().find(|found| found.name == name).unwrap_or_else(|| panic!("setting {name}"));
         let text = |name: &str| Some(get(name).value.clone()).filter(|value| !value.is_empty());
@@ -154,6 +178,17 @@ impl Settings {
             return Err(Failure::usage("a client certificate needs both --tls-cert and --tls-key")
                 .hint("so do the settings tls_cert and tls_key"));
         }
+        let etcd_login = match (text("etcd_user"), password) {
+            (None, None) => None,
+            (Some(user), Some(password)) => Some((user, password)),
+            (Some(_), None) => {
+                return Err(Failure::usage("--etcd-user needs a password")
+                    .hint("give it with --etcd-password-file or DFLOCK_ETCD_PASSWORD"));
+            }
+            (None, Some(_)) => {
+                return Err(Failure::usage("there is a password for etcd, but no user").hint("give --etcd-user"));
+            }
+        };
         let timeout = get("timeout");
         Ok(Settings {
             servers_are_default: list.source == Source::Default,
@@ -164,8 +199,10 @@ impl Settings {
             tls_cert,
             tls_key,
             tls_name: text("tls_name"),
-            secret: secret.map(|(secret, _)| secret),
+            secret,
             allow_plaintext_token: flag(get("allow_plaintext_token"))?,
+            etcd_prefix: text("etcd_prefix"),
+            etcd_login,
             connect_timeout: duration::parse_above_zero(&get("connect_timeout").value)
                 .map_err(|why| wrong(get("connect_timeout"), &why))?,
             timeout: duration::parse_or_forever(&timeout.value).map_err(|why| wrong(timeout, &why))?,
@@ -178,23 +215,20 @@ impl Settings {
 /// A file that a flag or a variable names beats the variable with the secret itself; one that a settings
 /// file names does not.
 fn find_secret(
+    hidden: &Hidden,
     found: &[Found],
     variables: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Option<(Secret, Source)>, Failure> {
-    let file = found.iter().find(|found| found.name == "auth_token_file" && !found.value.is_empty());
-    let variable = variables(SECRET_VARIABLE).filter(|value| !value.is_empty());
-    match (file, variable) {
-        (Some(file), Some(text)) if matches!(file.source, Source::File(_)) => {
-            let secret = Secret::new(text.as_bytes(), SECRET_VARIABLE)?;
-            Ok(Some((secret, Source::Environment(SECRET_VARIABLE))))
+    let file = found.iter().find(|found| found.name == hidden.file && !found.value.is_empty());
+    let text = variables(hidden.variable).filter(|value| !value.is_empty());
+    match (file, text) {
+        (Some(Found { source: Source::File(_), .. }) | None, Some(text)) => {
+            let secret = Secret::new(text.as_bytes(), hidden.what, hidden.variable)?;
+            Ok(Some((secret, Source::Environment(hidden.variable))))
         }
         (Some(file), _) => {
             let path = PathBuf::from(&file.value);
-            Ok(Some((Secret::read(&path)?, Source::File(path))))
-        }
-        (None, Some(text)) => {
-            let secret = Secret::new(text.as_bytes(), SECRET_VARIABLE)?;
-            Ok(Some((secret, Source::Environment(SECRET_VARIABLE))))
+            Ok(Some((Secret::read(&path, hidden.what)?, Source::File(path))))
         }
         (None, None) => Ok(None),
     }

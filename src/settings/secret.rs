@@ -18,44 +18,44 @@ impl Secret {
         self.0
     }
 
-    /// `source` names where `text` was found.
-    pub fn new(text: &[u8], source: &str) -> Result<Secret, Failure> {
+    /// `source` names where `text` was found, `what` what it is.
+    pub fn new(text: &[u8], what: &str, source: &str) -> Result<Secret, Failure> {
         let text = wire::trim(text);
         if text.is_empty() {
-            return Err(Failure::usage(format!("the auth token in {source} is empty")));
+            return Err(Failure::usage(format!("the {what} in {source} is empty")));
         }
         if text.contains(&b'\n') {
-            return Err(Failure::usage(format!("the auth token in {source} has more than one line")));
+            return Err(Failure::usage(format!("the {what} in {source} has more than one line")));
         }
         if text.len() > MAX_SECRET {
-            return Err(Failure::usage(format!("the auth token in {source} is longer than {MAX_SECRET} bytes")));
+            return Err(Failure::usage(format!("the {what} in {source} is longer than {MAX_SECRET} bytes")));
         }
         Ok(Secret(text.to_vec()))
     }
 
     /// Reads a file that nobody else may read or write.
-    pub fn read(path: &Path) -> Result<Secret, Failure> {
+    pub fn read(path: &Path, what: &str) -> Result<Secret, Failure> {
         let shown = path.display();
-        let unreadable = |why| Failure::usage(format!("cannot read the auth token in {shown}: {why}"));
+        let unreadable = |why| Failure::usage(format!("cannot read the {what} in {shown}: {why}"));
         let file = File::open(path).map_err(unreadable)?;
         let about = file.metadata().map_err(unreadable)?;
         if about.is_file() {
             let me = nix::unistd::geteuid().as_raw();
             if about.uid() != me && about.uid() != 0 {
-                return Err(Failure::usage(format!("the auth token file {shown} belongs to another user"))
+                return Err(Failure::usage(format!("the {what} file {shown} belongs to another user"))
                     .hint("it must belong to you or to root"));
             }
             if about.mode() & 0o027 != 0 {
                 let mode = about.mode() & 0o777;
                 return Err(Failure::usage(format!(
-                    "others may read or write the auth token file {shown} (mode {mode:03o})"
+                    "others may read or write the {what} file {shown} (mode {mode:03o})"
                 ))
                 .hint(format!("chmod 600 {shown}")));
             }
         }
         let mut text = Vec::new();
         file.take(MAX_SECRET as u64 + 1024).read_to_end(&mut text).map_err(unreadable)?;
-        Secret::new(&text, &shown.to_string())
+        Secret::new(&text, what, &shown.to_string())
     }
 }
 
@@ -77,22 +77,22 @@ mod tests {
         let path = home.path().join("token");
         std::fs::write(&path, "  s3 cret\n").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let refused = Secret::read(&path).unwrap_err();
+        let refused = Secret::read(&path, "auth token").unwrap_err();
         assert!(refused.message.contains("mode 644"), "{refused}");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(Secret::read(&path).unwrap().into_bytes(), b"s3 cret");
+        assert_eq!(Secret::read(&path, "auth token").unwrap().into_bytes(), b"s3 cret");
     }
 
     #[test]
     fn refuses_what_cannot_be_sent() {
         for text in ["", " \n", "two\nlines"] {
-            assert!(Secret::new(text.as_bytes(), "test").is_err());
+            assert!(Secret::new(text.as_bytes(), "auth token", "test").is_err());
         }
-        assert!(Secret::new(&vec![b's'; MAX_SECRET + 1], "test").is_err());
+        assert!(Secret::new(&vec![b's'; MAX_SECRET + 1], "auth token", "test").is_err());
     }
 
     #[test]
     fn debug_shows_nothing() {
-        assert_eq!(format!("{:?}", Secret::new(b"s3cret", "test").unwrap()), "(redacted)");
+        assert_eq!(format!("{:?}", Secret::new(b"s3cret", "auth token", "test").unwrap()), "(redacted)");
     }
 }

@@ -6,10 +6,19 @@ use crate::net::Address;
 pub const DEFAULT: &str = "127.0.0.1:6388";
 
 const DEFAULT_PORT: u16 = 6388;
+const ETCD_PORT: u16 = 2379;
 
-/// `a,b,c`: three shards. `dflockd://a,b,c`: one shard, a cluster of three.
+/// What keeps the locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    Dflockd,
+    Etcd,
+}
+
+/// `a,b,c`: three shards. `dflockd://a,b,c`, `etcd://a,b,c`: one shard, a cluster of three.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {
+    pub service: Service,
     pub shards: Vec<Vec<Address>>,
     /// Asked for by `tls://`.
     pub tls: bool,
@@ -20,6 +29,7 @@ impl Servers {
         let mut shards: Vec<Vec<Address>> = Vec::new();
         let mut in_cluster = false;
         let (mut secure, mut plain) = (false, false);
+        let mut service: Option<Service> = None;
         for item in list.split(',').map(str::trim) {
             let (scheme, rest) = match item.split_once("://") {
                 Some((scheme, rest)) if scheme != "unix" => (Some(scheme), rest),
@@ -28,13 +38,19 @@ impl Servers {
             if rest.is_empty() {
                 return Err(format!("{list:?} has an empty address"));
             }
-            let address = Address::parse(rest, DEFAULT_PORT)?;
+            // Behind the first member of an etcd come its others.
+            let of_etcd = scheme == Some("etcd") || (scheme.is_none() && in_cluster && service == Some(Service::Etcd));
+            let this = if of_etcd { Service::Etcd } else { Service::Dflockd };
+            if *service.get_or_insert(this) != this {
+                return Err("all shards must be of one kind: etcd:// before each of them, or before none".to_owned());
+            }
+            let address = Address::parse(rest, if of_etcd { ETCD_PORT } else { DEFAULT_PORT })?;
             match scheme {
-                Some("dflockd") => in_cluster = true,
+                Some("dflockd" | "etcd") => in_cluster = true,
                 Some("tls") => in_cluster = false,
                 Some(other) => {
                     return Err(format!(
-                        "{other}:// is not supported: write host:port, dflockd://, tls:// or unix:/path"
+                        "{other}:// is not supported: write host:port, dflockd://, etcd://, tls:// or unix:/path"
                     ));
                 }
                 None => {}
@@ -49,7 +65,7 @@ impl Servers {
         if secure && plain {
             return Err("tls:// must stand before every server or before none".to_owned());
         }
-        Ok(Servers { shards, tls: secure })
+        Ok(Servers { service: service.unwrap_or(Service::Dflockd), shards, tls: secure })
     }
 }
 
@@ -71,6 +87,17 @@ mod tests {
         assert_eq!(shape("unix:/run/d.sock, a"), "unix:/run/d.sock a:6388");
         assert_eq!(shape("tls://a:1,tls://b:1"), "a:1 b:1");
         assert!(Servers::parse("tls://a:1").unwrap().tls);
+    }
+
+    #[test]
+    fn an_etcd_is_one_shard_of_many_members() {
+        assert_eq!(shape("etcd://a,b:1,[::1]"), "a:2379+b:1+[::1]:2379");
+        assert_eq!(shape("etcd://a,b,etcd://c"), "a:2379+b:2379 c:2379");
+        assert_eq!(Servers::parse("etcd://a").unwrap().service, Service::Etcd);
+        assert_eq!(Servers::parse("dflockd://a,b").unwrap().service, Service::Dflockd);
+        for list in ["a,etcd://b", "etcd://a,dflockd://b", "etcd://a,tls://b", "tls://a,etcd://b"] {
+            assert!(Servers::parse(list).unwrap_err().contains("of one kind"), "{list}");
+        }
     }
 
     #[test]

@@ -14,7 +14,10 @@ const CLOSED: &str = "\x1b[?1049l";
 /// A shell that runs the watch and tells how it found the terminal afterwards.
 fn watching(house: &House) -> Typist {
     let mut command = house.command("sh");
-    command.args(["-c", "trap : INT; stty -g > before; dflock stats --watch 0.1; echo code $?; stty -g > after; echo done"]);
+    command.args([
+        "-c",
+        "trap : INT; stty -g > before; dflock stats --watch 0.1; echo code $?; stty -g > after; echo done",
+    ]);
     command.env("TERM", "xterm");
     let mut typist = Typist::start(&command);
     typist.wait_for(OPENED);

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::trials_fleet::lasting_port;
 use crate::house::clean::{House, Running};
 use crate::house::original::Original;
 use crate::house::{Server, now, wait_for};
@@ -124,7 +125,7 @@ fn a_command_that_ends_while_the_server_is_frozen_has_done_its_job() {
 
 #[test]
 fn a_server_that_comes_back_empty_is_a_lost_lock() {
-    let mut house = House::new();
+    let mut house = House::serving(&["--port", &lasting_port()]);
     let first = start(&house, "first", false, &["-l", "10"]);
     let port = house.server().address.rsplit_once(':').expect("a port").1.to_owned();
     house.server().signal("KILL");

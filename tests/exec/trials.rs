@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::trials_checker::{Break, Verdict, check, spread};
 use super::trials_faults;
-use super::trials_fleet::{MANNERS, Manners, Role, Tail, furnish, has_life, processes, send, start};
+use super::trials_fleet::{MANNERS, Manners, Role, Tail, furnish, has_life, lasting_port, processes, send, start};
 use crate::house::clean::{House, Running};
 use crate::house::original::Original;
 use crate::house::proxy::Proxy;
@@ -95,8 +95,9 @@ impl Lane {
         let state = tempfile::tempdir().expect("a home for the state");
         let address = match site {
             Site::Original => original.insert(Original::start(Duration::from_secs(10))).address.clone(),
-            Site::Own | Site::Restarted => server.insert(Server::start(&[])).address.clone(),
-            Site::Kept => server.insert(start_kept("0", &state)).address.clone(),
+            Site::Own => server.insert(Server::start(&[])).address.clone(),
+            Site::Restarted => server.insert(Server::start(&["--port", &lasting_port()])).address.clone(),
+            Site::Kept => server.insert(start_kept(&lasting_port(), &state)).address.clone(),
         };
         let house = House::at(&address);
         furnish(&house);

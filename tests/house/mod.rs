@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part of the house")]
 
 pub mod clean;
+pub mod etcd;
 pub mod original;
 pub mod proxy;
 pub mod tools;

@@ -1,16 +1,8 @@
 //! Blocks of shell: run as they stand, and servers that are started as they stand.
 
-use std::process::Command;
-
 use crate::blocks::of_language;
 use crate::fleet::Fleet;
-use crate::house::{Server, tools};
-
-/// Whether a flag is there yet: an example may be written before its feature has landed.
-fn has_flag(verb: &str, flag: &str) -> bool {
-    let said = Command::new(env!("CARGO_BIN_EXE_dflock")).args([verb, "--help"]).output().expect("dflock runs");
-    String::from_utf8_lossy(&said.stdout).contains(flag)
-}
+use crate::house::{Server, etcd, tools};
 
 #[test]
 fn shell_examples_run() {
@@ -19,18 +11,8 @@ fn shell_examples_run() {
         if block.tried.contains("elsewhere") || block.tried.contains("serve") {
             continue;
         }
-        if let Some(flag) = block.tried.strip_prefix("if ") {
-            if !has_flag("exec", flag) {
-                eprintln!("SKIPPED line {}: there is no {flag} yet", block.line);
-                continue;
-            }
-            // A server of others: the tests of its backend have it.
-            let Ok(etcd) = std::env::var("DFLOCK_ETCD") else {
-                eprintln!("SKIPPED line {}: DFLOCK_ETCD names no etcd", block.line);
-                continue;
-            };
-            let text = block.text.replace("etcd1.example.com:2379", &etcd);
-            assert_eq!(fleet.script("sh", &text).code, 0, "line {}", block.line);
+        if block.tried == "with etcd" {
+            with_etcd(&fleet, &block.text);
             continue;
         }
         if block.text.contains("jq ") && !tools::is_there("jq") {
@@ -42,17 +24,24 @@ fn shell_examples_run() {
     }
 }
 
+/// The etcd that the example names, where there is one to start.
+fn with_etcd(fleet: &Fleet, text: &str) {
+    if !etcd::is_here("readme") {
+        return;
+    }
+    let peers = etcd::Etcd::start(1);
+    let servers = peers.servers();
+    let line = text.lines().find(|line| line.starts_with("export ")).expect("the servers");
+    let said =
+        fleet.script("sh", &format!("set -e\n{}", text.replace(line, &format!("export DFLOCK_SERVERS={servers}"))));
+    assert_eq!(said.ok(), "backup.sh\nbackup.sh", "{said:?}");
+}
+
 /// With a free port of this machine in place of what the example says, and nothing else changed.
 #[test]
 fn servers_start_as_they_stand() {
     let fleet = Fleet::new();
     for block in of_language("sh").into_iter().filter(|block| block.tried.starts_with("serve")) {
-        if let Some((_, flag)) = block.tried.split_once("if ")
-            && !has_flag("serve", flag)
-        {
-            eprintln!("SKIPPED line {}: there is no {flag} yet", block.line);
-            continue;
-        }
         let line = block.text.trim().strip_prefix("dflock serve ").expect("it starts a server");
         let here = |word: &str| match word {
             "0.0.0.0" => "127.0.0.1".to_owned(),
@@ -72,7 +61,7 @@ fn servers_start_as_they_stand() {
 fn the_main_job_needs_no_server() {
     const HERE: &str = "127.0.0.1:6388";
     if std::net::TcpStream::connect(HERE).is_ok() {
-        eprintln!("SKIPPED: somebody listens on {HERE} already");
+        tools::skipped("somebody listens on 127.0.0.1:6388 already");
         return;
     }
     let house = crate::house::clean::House::at("");

@@ -156,7 +156,8 @@ impl Servers {
         Patience { until: connect_until + self.access.connect_timeout, connect_until }
     }
 
-    pub async fn stats(&self) -> Vec<(String, Result<Stats, Failure>)> {
+    /// Narrowed here: the protocol has no way to ask for some keys only.
+    pub async fn stats(&self, start: &[u8]) -> Vec<(String, Result<Stats, Failure>)> {
         let mut asking = tokio::task::JoinSet::new();
         for (at, shard) in self.shards.iter().enumerate() {
             if self.picked.is_none_or(|picked| picked == at) {
@@ -166,7 +167,11 @@ impl Servers {
         }
         let mut all = asking.join_all().await;
         all.sort_by_key(|(at, ..)| *at);
-        all.into_iter().map(|(_, server, stats)| (server, stats)).collect()
+        let narrow = |mut stats: Stats| {
+            stats.narrow(&String::from_utf8_lossy(start));
+            stats
+        };
+        all.into_iter().map(|(_, server, stats)| (server, stats.map(narrow))).collect()
     }
 
     pub async fn status(&self, key: &Key) -> Result<Status, Failure> {

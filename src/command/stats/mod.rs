@@ -3,6 +3,8 @@
 mod forms;
 mod watch;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use clap::Args;
@@ -23,11 +25,15 @@ use crate::settings::{Settings, duration};
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   dflock stats | jq '.locks[].key'
-  dflock stats --watch 5s")]
+  dflock stats --watch 5s --key-prefix cron/")]
 pub struct Stats {
     /// Form of the answer [default: json]
     #[arg(long, value_name = "FORMAT", value_enum)]
     format: Option<Format>,
+
+    /// Show only keys that begin with PREFIX
+    #[arg(long, value_name = "PREFIX")]
+    key_prefix: Option<OsString>,
 
     /// Ask every DUR, and show a live table on a terminal, lines otherwise [default: 2s]
     #[arg(long, value_name = "DUR", num_args = 0..=1, default_missing_value = "2s",
@@ -84,11 +90,12 @@ impl Stats {
         let settings = self.target.settings(Vec::new())?;
         let backend = backend_of(&site_of(&settings, &self.target)?)?;
         backend.check(Feature::Stats)?;
+        let start = self.key_prefix.as_deref().unwrap_or_default().as_bytes();
         if let Some(every) = self.watch {
             let form = watch::Form::of(self.format, self.manner.json)?;
-            return super::block_on(watch::run(every, form, async || ask(&backend, &settings).await.0));
+            return super::block_on(watch::run(every, form, async || ask(&backend, &settings, start).await.0));
         }
-        let (document, failures) = super::block_on(async { Ok(ask(&backend, &settings).await) })?;
+        let (document, failures) = super::block_on(async { Ok(ask(&backend, &settings, start).await) })?;
         let format = self.format.unwrap_or(Format::Json);
         match format {
             Format::Json => output::json(&document)?,
@@ -107,8 +114,8 @@ impl Stats {
 }
 
 /// What all servers say, and what went wrong with those that do not.
-async fn ask(backend: &Backend, settings: &Settings) -> (Document, Vec<Failure>) {
-    let mut answers = backend.stats().await;
+async fn ask(backend: &Backend, settings: &Settings, start: &[u8]) -> (Document, Vec<Failure>) {
+    let mut answers = backend.stats(start).await;
     for (_, answer) in &mut answers {
         if let Err(failure) = answer {
             *failure = local::name_stranger(settings, failure.clone());
