@@ -59,6 +59,7 @@ pub enum Backend {
 }
 
 /// A lock that was taken.
+#[expect(clippy::large_enum_variant, reason = "a process has one or a few")]
 pub enum Hold {
     Dflockd(dflockd::Hold),
     Etcd(etcd::Hold),

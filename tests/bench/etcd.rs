@@ -7,10 +7,10 @@
 #[path = "../house/mod.rs"]
 mod house;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use house::clean::{House, Running, finish};
+use house::clean::{House, Running};
 use house::etcd::{Etcd, is_here};
 use house::{now, wait_for};
 
@@ -40,17 +40,22 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
+/// From its start to its end.
+fn run(command: &mut Command) -> Duration {
+    let begin = now();
+    let status = command.stdout(Stdio::null()).status().expect("it starts");
+    let took = begin.elapsed();
+    assert!(status.success(), "{status}");
+    took
+}
+
 /// One after the other in turns, so that both meet the same machine.
 fn wall_time(etcd: &Etcd, house: &House) {
     const TIMES: usize = 60;
     let (mut dflock, mut etcdctl) = (Vec::new(), Vec::new());
     for _ in 0..TIMES {
-        let begin = now();
-        finish(ours(house, &["exec", "k", "true"]).spawn().expect("it starts")).ok();
-        dflock.push(begin.elapsed());
-        let begin = now();
-        finish(etcd.ctl_command(&["lock", "k", "true"]).spawn().expect("it starts")).ok();
-        etcdctl.push(begin.elapsed());
+        dflock.push(run(&mut ours(house, &["exec", "k", "true"])));
+        etcdctl.push(run(&mut etcd.ctl_command(&["lock", "k", "true"])));
     }
     let (dflock, etcdctl) = (median(dflock), median(etcdctl));
     let ratio = dflock.as_secs_f64() / etcdctl.as_secs_f64();

@@ -47,6 +47,8 @@ pub struct Cluster {
     pub(super) members: Vec<Address>,
     pub(super) access: Access,
     state: Mutex<State>,
+    /// Held by whoever connects to a member: two who come at once share one connection.
+    dialling: Vec<tokio::sync::Mutex<()>>,
     /// Leases of attempts that were dropped: see `Ticket`.
     leftovers: Mutex<Vec<i64>>,
 }
@@ -137,7 +139,8 @@ impl Cluster {
     pub fn new(members: Vec<Address>, access: Access) -> Cluster {
         let seats = vec![Seat::default(); members.len()];
         let state = State { seats, first: 0, login: None, is_open: false, cluster_id: None };
-        Cluster { members, access, state: Mutex::new(state), leftovers: Mutex::default() }
+        let dialling = members.iter().map(|_| tokio::sync::Mutex::default()).collect();
+        Cluster { members, access, state: Mutex::new(state), dialling, leftovers: Mutex::default() }
     }
 
     /// For an attempt that may last until `until`.
@@ -211,7 +214,7 @@ impl Cluster {
         if self.access.login.is_some() && !is_private && !self.access.allow_plaintext_login {
             return Err(Trouble::LoginInTheOpen);
         }
-        let (link, is_new) = self.link(at, within).await?;
+        let link = self.link(at, within).await?;
         let login = self.login(&link, left()).await?;
         match exchange.with(self, &link, login.as_ref(), left()).await {
             Err(Trouble::LoginOver(_)) if login.is_some() => {
@@ -220,7 +223,7 @@ impl Cluster {
                 exchange.with(self, &link, login.as_ref(), left()).await
             }
             Err(Trouble::Broken(why)) => match &self.access.tls {
-                Some(tls) if is_new => {
+                Some(tls) if !link.has_answered() => {
                     let refusal = Link::refusal(&self.members[at], tls, left()).await;
                     Err(refusal.unwrap_or(Trouble::Broken(why)))
                 }
@@ -230,17 +233,17 @@ impl Cluster {
         }
     }
 
-    /// A connection, and whether it is a new one.
-    async fn link(&self, at: usize, within: Duration) -> Result<(Link, bool), Trouble> {
+    async fn link(&self, at: usize, within: Duration) -> Result<Link, Trouble> {
+        let Ok(_turn) = timeout(within, self.dialling[at].lock()).await else { return Err(Trouble::Silent) };
         let known = self.state().seats[at].link.clone();
         if let Some(link) = known.filter(|link| !link.is_closed()) {
-            return Ok((link, false));
+            return Ok(link);
         }
         let members = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
         let limit = within.min(self.access.connect_timeout / members);
         let link = Link::open(&self.members[at], self.access.tls.as_ref(), limit).await?;
         self.state().seats[at].link = Some(link.clone());
-        Ok((link, true))
+        Ok(link)
     }
 
     async fn login(&self, link: &Link, within: Duration) -> Result<Option<LoginToken>, Trouble> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::cluster::{Answered, Cluster};
+use super::cluster::Cluster;
 use super::lease::{Own, Proved, prove, revoke};
 use super::messages::{RequestOp, TxnRequest};
 use super::trouble::Trouble;
@@ -126,23 +126,13 @@ impl Hold {
         }
     }
 
-    /// Deletes the key and revokes the lease, both at once.
+    /// Revokes the lease, and with it goes the key: nobody else's hangs on it.
     pub async fn give_back(&mut self, until: Moment) -> Result<(), Failure> {
         self.watch = None;
-        let patience = Patience { until, connect_until: until };
-        let deleting = delete(&self.own);
-        let (deleted, revoked) =
-            tokio::join!(self.cluster.ask(&deleting, patience), revoke(&self.cluster, self.own.lease, until));
-        match (deleted, revoked) {
-            (Ok(Answered { answer, .. }), _) if answer.succeeded => Ok(()),
-            // The lease went first, and its key with it.
-            (_, Ok(true)) => Ok(()),
-            (Ok(_), _) | (_, Ok(false)) => Err(self.lost()),
-            (Err((trouble, member)), Err(_)) => {
-                let mut failure = trouble.into_failure(&format!("release {}", self.key), &member);
-                failure.key = Some(self.key.to_string());
-                Err(failure)
-            }
+        match revoke(&self.cluster, self.own.lease, until).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.lost()),
+            Err(missed) => Err(failed("release", &self.key, missed)),
         }
     }
 

@@ -33,16 +33,15 @@ pub(super) struct Ticket {
     is_mine: bool,
 }
 
-/// A lease that was granted.
+/// A lease that was granted: for how long, and from when.
 pub(super) struct Granted {
-    pub(super) ticket: Ticket,
     pub(super) time: Duration,
     pub(super) asked: Moment,
 }
 
 impl Ticket {
     /// The number is ours to choose, so that a lease is known even if the answer to the request is lost.
-    fn new(cluster: &Arc<Cluster>) -> Ticket {
+    pub(super) fn new(cluster: &Arc<Cluster>) -> Ticket {
         let id = (random() >> 1).max(1).cast_signed();
         Ticket { cluster: cluster.clone(), id, is_mine: true }
     }
@@ -69,21 +68,17 @@ impl Drop for Ticket {
     }
 }
 
-/// Asks for a lease of `wish`, rounded up to seconds. etcd may grant a longer one.
-pub(super) async fn grant(cluster: &Arc<Cluster>, wish: Duration, patience: Patience) -> Result<Granted, Missed> {
+/// Asks for a lease of `wish`, rounded up to seconds. etcd may grant a longer one. `None`: it is there already,
+/// by an earlier request of ours whose answer was lost; with another number nothing is in doubt.
+pub(super) async fn grant(ticket: &Ticket, wish: Duration, patience: Patience) -> Result<Option<Granted>, Missed> {
     let ttl = whole_seconds(wish).clamp(1, MOST_S).cast_signed();
-    loop {
-        let ticket = Ticket::new(cluster);
-        match cluster.ask(&LeaseGrantRequest { ttl, id: ticket.id }, patience).await {
-            Ok(Answered { answer, asked, .. }) => {
-                let time = Duration::from_secs(answer.ttl.max(0).cast_unsigned());
-                return Ok(Granted { ticket, time, asked });
-            }
-            // Of an earlier request of ours whose answer was lost. With another number nothing is in doubt;
-            // that one has no key, and ends by itself.
-            Err((Trouble::Refused(why), _)) if why.contains("lease already exists") => {}
-            Err(missed) => return Err(missed),
+    match ticket.cluster.ask(&LeaseGrantRequest { ttl, id: ticket.id }, patience).await {
+        Ok(Answered { answer, asked, .. }) => {
+            let time = Duration::from_secs(answer.ttl.max(0).cast_unsigned());
+            Ok(Some(Granted { time, asked }))
         }
+        Err((Trouble::Refused(why), _)) if why.contains("lease already exists") => Ok(None),
+        Err(missed) => Err(missed),
     }
 }
 
@@ -122,6 +117,25 @@ pub(super) enum Proved {
     Unknown(Missed),
 }
 
+/// What a keep-alive says: from when the lease runs and for how long, if whoever led in this term still does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    pub(super) asked: Moment,
+    pub(super) time: Duration,
+    pub(super) term: u64,
+}
+
+/// `None`: the server knows no such lease.
+pub(super) async fn keep(cluster: &Cluster, lease: i64, patience: Patience) -> Result<Option<Kept>, Missed> {
+    match cluster.ask(&LeaseKeepAliveRequest { id: lease }, patience).await {
+        Ok(Answered { answer, asked, term, .. }) if answer.ttl > 0 => {
+            Ok(Some(Kept { asked, time: Duration::from_secs(answer.ttl.cast_unsigned()), term }))
+        }
+        Ok(_) | Err((Trouble::LeaseGone, _)) => Ok(None),
+        Err(missed) => Err(missed),
+    }
+}
+
 /// Keeps the lease alive, and then looks whether our key is still the one that we made; `mark` is written
 /// into it if it is.
 ///
@@ -133,12 +147,12 @@ pub(super) async fn prove(cluster: &Cluster, own: &Own, mark: Option<Vec<u8>>, u
     for attempt in 0..PROOFS {
         if attempt > 0 {
             tokio::time::sleep(PROOF_PAUSE).await;
-        }
-        let kept = match cluster.ask(&LeaseKeepAliveRequest { id: own.lease }, patience).await {
-            Ok(Answered { answer, asked, term, .. }) if answer.ttl > 0 => {
-                Some((asked, term, Duration::from_secs(answer.ttl.cast_unsigned())))
+            if clock::now() >= until {
+                break;
             }
-            Ok(_) | Err((Trouble::LeaseGone, _)) => None,
+        }
+        let kept = match keep(cluster, own.lease, patience).await {
+            Ok(kept) => kept,
             Err(missed) => return Proved::Unknown(missed),
         };
         let (is_there, term, revision) = match look(cluster, own, mark.as_ref(), patience).await {
@@ -147,12 +161,14 @@ pub(super) async fn prove(cluster: &Cluster, own: &Own, mark: Option<Vec<u8>>, u
         };
         match kept {
             _ if !is_there => return Proved::Gone,
-            Some((asked, kept_in, time)) if kept_in == term => return Proved::Ours { asked, time, revision },
+            Some(kept) if kept.term == term => {
+                return Proved::Ours { asked: kept.asked, time: kept.time, revision };
+            }
             // Another leader, or one that has not read all of its log: once more.
             Some(_) | None => {}
         }
     }
-    let why = Trouble::Unable("its leader changes again and again".to_owned());
+    let why = Trouble::Unable("its leader changed".to_owned());
     Proved::Unknown((why, cluster.members[0].clone()))
 }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::client::{Grpc, GrpcService};
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::{Request, Response, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::messages::{Call, WATCH, WatchRequest, WatchResponse};
@@ -42,6 +43,7 @@ pub(super) struct Link {
     requests: SendRequest<Body>,
     origin: Uri,
     tasks: Tasks,
+    has_answered: Arc<AtomicBool>,
 }
 
 /// What hyper runs beside us for one connection. It lets a broken-off connection live on for the streams that
@@ -78,7 +80,7 @@ impl Link {
         let (requests, connection) = shaken.map_err(|why| Trouble::Broken(why.to_string()))?;
         // Ends with its last user, or when it breaks.
         tasks.execute(async { drop(connection.await) });
-        Ok(Link { requests, origin, tasks })
+        Ok(Link { requests, origin, tasks, has_answered: Arc::default() })
     }
 
     /// Of TLS a server says only after the handshake what it thinks of our certificate, and closes: whoever
@@ -87,6 +89,11 @@ impl Link {
         let mut stream = dial(address, Some(tls), limit).await.ok()?;
         let said = timeout(limit, stream.read(&mut [0])).await.ok()?;
         explain_alert(&said.err()?).map(Trouble::Dial)
+    }
+
+    /// Whether anything was ever answered on it.
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -105,7 +112,7 @@ impl Link {
         let mut request = Request::new(request);
         sign(&mut request, login);
         let answer = self.grpc().unary(request, path, codec).await;
-        answer.map(Response::into_inner).map_err(|status| Trouble::from(&status))
+        self.judge(answer)
     }
 
     /// Watches several keys on one stream. A member that has lost its leader ends it.
@@ -119,7 +126,15 @@ impl Link {
         request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
         sign(&mut request, login);
         let answer = self.grpc().streaming(request, PathAndQuery::from_static(WATCH), codec).await;
-        answer.map(Response::into_inner).map_err(|status| Trouble::from(&status))
+        self.judge(answer)
+    }
+
+    fn judge<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, Trouble> {
+        let answer = answer.map(Response::into_inner).map_err(|status| Trouble::from(&status));
+        if !matches!(answer, Err(Trouble::Broken(_))) {
+            self.has_answered.store(true, Ordering::Relaxed);
+        }
+        answer
     }
 
     fn grpc(&self) -> Grpc<Link> {

@@ -22,6 +22,8 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use super::{Ask, Inherited, Stats, Status, Wait};
 use crate::client::cluster::Patience;
 use crate::client::shards::shard_of;
@@ -176,13 +178,16 @@ impl Servers {
     }
 
     pub async fn stats(&self, start: &[u8]) -> Vec<(String, Result<Stats, Failure>)> {
-        let mut all = Vec::new();
+        let mut asking = JoinSet::new();
         for (at, cluster) in self.clusters.iter().enumerate() {
             if self.picked.is_none_or(|picked| picked == at) {
-                all.push((cluster.to_string(), report::stats(cluster, &self.layout, start).await));
+                let (cluster, layout, start) = (cluster.clone(), self.layout.clone(), start.to_vec());
+                asking.spawn(async move { (at, cluster.to_string(), report::stats(&cluster, &layout, &start).await) });
             }
         }
-        all
+        let mut all = asking.join_all().await;
+        all.sort_by_key(|(at, ..)| *at);
+        all.into_iter().map(|(_, server, stats)| (server, stats)).collect()
     }
 
     pub async fn status(&self, key: &Key) -> Result<Status, Failure> {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use super::cluster::{Answered, Cluster};
 use super::layout::{About, Queue, end_of};
-use super::lease::{self, Granted, Missed, Own, Proved, Pulse, Ticket, prove};
+use super::lease::{self, Granted, Kept, Missed, Own, Proved, Pulse, Ticket, keep, prove};
 use super::messages::{
     ASCEND, BY_CREATE, Compare, DESCEND, KeyValue, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
     TxnResponse,
@@ -67,8 +67,9 @@ enum Turn {
 
 /// A place in a queue, which may be the place of a holder.
 pub(super) struct Place {
-    pub(super) own: Own,
-    pub(super) granted: Granted,
+    own: Own,
+    ticket: Ticket,
+    granted: Granted,
     queue: Queue,
     limit: u64,
     turn: Turn,
@@ -77,6 +78,8 @@ pub(super) struct Place {
     /// How many came before.
     pub(super) ahead: Option<u64>,
     has_waited: bool,
+    /// A keep-alive right before the last look, if both were of one term: together they prove the lease.
+    kept: Option<Kept>,
     pulse: Option<Pulse>,
 }
 
@@ -104,8 +107,8 @@ impl Place {
         wish: Option<Duration>,
         patience: Patience,
     ) -> Result<Place, Stop> {
-        let granted = lease::grant(cluster, wish.unwrap_or(lease::DEFAULT), patience).await?;
-        let lease = granted.ticket.id;
+        let ticket = Ticket::new(cluster);
+        let lease = ticket.id;
         let key = queue.key(lease);
         let put = PutRequest { key: key.clone(), value: about(limit, false).write(), lease };
         let mut success = vec![RequestOp::put(put)];
@@ -113,7 +116,17 @@ impl Place {
         let own_key = RangeRequest { key: key.clone(), ..RangeRequest::default() };
         let joining =
             TxnRequest { compare: vec![Compare::created(&key, 0)], success, failure: vec![RequestOp::range(own_key)] };
-        let Answered { answer, revision, .. } = match cluster.ask(&joining, patience).await {
+        // Both at once: they are carried out in one order or the other, and in the wrong one nothing is put.
+        let (joined, granted) = tokio::join!(
+            cluster.ask(&joining, patience),
+            lease::grant(&ticket, wish.unwrap_or(lease::DEFAULT), patience)
+        );
+        let granted = granted?.ok_or(Stop::Gone)?;
+        let joined = match joined {
+            Err((Trouble::LeaseGone, _)) => cluster.ask(&joining, patience).await,
+            joined => joined,
+        };
+        let Answered { answer, revision, .. } = match joined {
             Err((Trouble::LeaseGone, _)) => return Err(Stop::Gone),
             joined => joined?,
         };
@@ -124,6 +137,7 @@ impl Place {
         };
         let mut place = Place {
             own,
+            ticket,
             granted,
             queue,
             limit,
@@ -131,6 +145,7 @@ impl Place {
             revision,
             ahead: None,
             has_waited: false,
+            kept: None,
             pulse: None,
         };
         let looked = if answer.succeeded {
@@ -143,14 +158,14 @@ impl Place {
         };
         if let Some(other) = other_limit(limit, &looked) {
             // If that fails it is left to whoever tidies up.
-            place.granted.ticket.give_up(clock::now() + LEAVE_WITHIN).await;
+            place.ticket.give_up(clock::now() + LEAVE_WITHIN).await;
             return Err(Stop::OtherLimit(other));
         }
         Ok(place)
     }
 
     fn cluster(&self) -> &Arc<Cluster> {
-        &self.granted.ticket.cluster
+        &self.ticket.cluster
     }
 
     pub(super) fn is_ours(&self) -> bool {
@@ -166,9 +181,16 @@ impl Place {
     async fn look(&mut self, patience: Patience) -> Result<TxnResponse, Missed> {
         let success = looks(&self.queue, self.limit, Some(self.own.created)).collect();
         let looking = TxnRequest { success, ..TxnRequest::default() };
-        let Answered { answer, revision, .. } = self.cluster().ask(&looking, patience).await?;
+        let Answered { answer, revision, term, .. } = self.cluster().ask(&looking, patience).await?;
         self.read(&answer, revision);
+        self.kept = self.kept.filter(|kept| kept.term == term);
         Ok(answer)
+    }
+
+    /// Keeps the lease alive first, so that it is proved if the look finds that it is our turn.
+    async fn look_to_take(&mut self, patience: Patience) -> Result<TxnResponse, Missed> {
+        self.kept = keep(self.cluster(), self.own.lease, patience).await?;
+        self.look(patience).await
     }
 
     /// Takes in what a look found; says how many are before us if nobody is behind.
@@ -180,7 +202,7 @@ impl Place {
     }
 
     pub(super) fn start_pulse(&mut self) {
-        let pulse = || Pulse::start(self.granted.ticket.cluster.clone(), self.own.lease, self.granted.time);
+        let pulse = || Pulse::start(self.ticket.cluster.clone(), self.own.lease, self.granted.time);
         if self.pulse.is_none() {
             self.pulse = Some(pulse());
         }
@@ -221,7 +243,7 @@ impl Place {
                     } else {
                         tokio::time::sleep(backoff.next(begin.as_nanos())).await;
                     }
-                    self.look(patience()).await
+                    self.look_to_take(patience()).await
                 }
                 Some(Err(missed)) => Err(missed),
                 None => return self.leave().await,
@@ -248,16 +270,22 @@ impl Place {
 
     pub(super) async fn leave(self) -> Result<Place, Stop> {
         drop(self.pulse);
-        self.granted.ticket.give_up(clock::now() + LEAVE_WITHIN).await;
+        self.ticket.give_up(clock::now() + LEAVE_WITHIN).await;
         Err(Stop::Busy)
     }
 
     /// Makes sure of it: the one before us may have gone while our own lease went too. What was granted at
     /// once is believed.
     pub(super) async fn take_up(self, wish: Option<Duration>) -> Result<TakenUp, Stop> {
-        let Granted { ticket, time, asked } = self.granted;
+        let (ticket, Granted { time, asked }) = (self.ticket, self.granted);
         let lease = wish.unwrap_or(time).min(time);
         if !self.has_waited && clock::now().since(asked) < FRESH.min(lease / 10) {
+            return Ok(TakenUp { ticket, own: self.own, asked, time, revision: self.revision });
+        }
+        if let Some(Kept { asked, time, .. }) = self.kept
+            && self.limit == 1
+            && clock::now().since(asked) < FRESH.min(lease / 10)
+        {
             return Ok(TakenUp { ticket, own: self.own, asked, time, revision: self.revision });
         }
         let mark = (self.has_waited && self.limit > 1).then(|| about(self.limit, true).write());

@@ -12,7 +12,7 @@ use super::lease::Missed;
 use super::messages::{KeyValue, LeaseTimeToLiveRequest, RangeRequest};
 use crate::backend::{Claim, LockRow, SemaphoreRow, Stats, Status};
 use crate::client::cluster::Patience;
-use crate::clock::{self};
+use crate::clock;
 use crate::error::Failure;
 use crate::lock::{Key, Space};
 
@@ -22,20 +22,16 @@ const PAGE: i64 = 500;
 /// Leases that are asked for at the same time.
 const AT_ONCE: usize = 32;
 
-/// How long a report may take: one of many keys is many pages.
-const WITHIN: std::time::Duration = std::time::Duration::from_secs(60);
-
 /// Keys by the names of their locks.
 type Queues = BTreeMap<Vec<u8>, Vec<KeyValue>>;
 
 /// All locks and semaphores whose names begin with `start`.
 pub(super) async fn stats(cluster: &Arc<Cluster>, layout: &Layout, start: &[u8]) -> Result<Stats, Failure> {
     let gathering = async {
-        let patience = patience(cluster);
         let mut stats = Stats::default();
         for space in [Space::Locks, Space::Semaphores] {
             let mut queues = Queues::new();
-            for key in all(cluster, &layout.narrowed(space, start), patience).await? {
+            for key in all(cluster, &layout.narrowed(space, start)).await? {
                 if let Some(name) = layout.name_of(space, &key.key) {
                     queues.entry(name).or_default().push(key);
                 }
@@ -46,7 +42,7 @@ pub(super) async fn stats(cluster: &Arc<Cluster>, layout: &Layout, start: &[u8])
                 let limit = usize::try_from(limit(queue)).unwrap_or(usize::MAX);
                 queue.iter().take(limit).map(|key| key.lease).collect::<Vec<_>>()
             });
-            let left = leases(cluster, holders.collect(), patience).await;
+            let left = leases(cluster, holders.collect()).await;
             for (name, queue) in queues {
                 let name = String::from_utf8_lossy(&name).into_owned();
                 match space {
@@ -69,15 +65,14 @@ pub(super) async fn status(
     server: String,
 ) -> Result<Status, Failure> {
     let gathering = async {
-        let patience = patience(cluster);
         let mut found = Vec::new();
         for queue in [locks, semaphores] {
             let mut keys = match queue {
-                Some(queue) => all(cluster, queue.folder(), patience).await?,
+                Some(queue) => all(cluster, queue.folder()).await?,
                 None => Vec::new(),
             };
             keys.sort_by_key(|key| key.create_revision);
-            let left = leases(cluster, keys.iter().map(|key| key.lease).collect(), patience).await;
+            let left = leases(cluster, keys.iter().map(|key| key.lease).collect()).await;
             found.push((keys, left));
         }
         Ok(found)
@@ -92,19 +87,18 @@ pub(super) async fn status(
     })
 }
 
+/// For one page: a cluster that cannot serve is told of soon, however long the whole takes.
 fn patience(cluster: &Cluster) -> Patience {
-    // The whole may take long, but a cluster that cannot serve is told of sooner.
-    let until = clock::now() + cluster.access.connect_retry.max(cluster.access.connect_timeout).min(WITHIN);
-    cluster.patience(until)
+    cluster.patience(clock::now() + cluster.access.connect_retry.max(cluster.access.connect_timeout))
 }
 
 /// All keys that begin with `start`, at one revision.
-async fn all(cluster: &Cluster, start: &[u8], patience: Patience) -> Result<Vec<KeyValue>, Missed> {
+async fn all(cluster: &Cluster, start: &[u8]) -> Result<Vec<KeyValue>, Missed> {
     let mut keys: Vec<KeyValue> = Vec::new();
     let mut range =
         RangeRequest { key: start.to_vec(), range_end: end_of(start), limit: PAGE, ..RangeRequest::default() };
     loop {
-        let answered = cluster.ask(&range, patience).await?;
+        let answered = cluster.ask(&range, patience(cluster)).await?;
         let more = answered.answer.more;
         keys.extend(answered.answer.kvs);
         let Some(last) = keys.last().filter(|_| more) else { return Ok(keys) };
@@ -117,10 +111,10 @@ async fn all(cluster: &Cluster, start: &[u8], patience: Patience) -> Result<Vec<
 }
 
 /// How long each of these leases lasts, in seconds, as far as etcd says so.
-async fn leases(cluster: &Arc<Cluster>, ids: Vec<i64>, patience: Patience) -> BTreeMap<i64, f64> {
+async fn leases(cluster: &Arc<Cluster>, ids: Vec<i64>) -> BTreeMap<i64, f64> {
     let mut left = BTreeMap::new();
     for some in ids.chunks(AT_ONCE) {
-        let mut asking = JoinSet::new();
+        let (mut asking, patience) = (JoinSet::new(), patience(cluster));
         for id in some.iter().copied().filter(|id| *id != 0) {
             let cluster = cluster.clone();
             asking.spawn(async move { (id, cluster.ask(&LeaseTimeToLiveRequest { id }, patience).await) });
