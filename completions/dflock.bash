@@ -94,7 +94,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__acquire)
-            opts="-n -w -l -s -q -v -h --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -211,6 +211,35 @@ _dflock() {
                     return 0
                     ;;
                 --auth-token-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
                         oldifs="$IFS"
@@ -261,7 +290,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__config)
-            opts="-s -q -v -h --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-s -q -v -h --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -355,6 +384,35 @@ _dflock() {
                     fi
                     return 0
                     ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --connect-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -377,7 +435,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__enqueue)
-            opts="-n -w -l -s -q -v -h --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -508,6 +566,35 @@ _dflock() {
                     fi
                     return 0
                     ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --connect-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -530,7 +617,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__exec)
-            opts="-c -n -w -l -E -s -q -v -h --command --no-wait --timeout --lease --limit --also --busy-code --kill-after --on-lost --max-runtime --min-hold --jitter --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-c -n -w -l -E -s -q -v -h --command --no-wait --timeout --lease --limit --also --busy-code --kill-after --on-lost --max-runtime --min-hold --jitter --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -714,6 +801,35 @@ _dflock() {
                     fi
                     return 0
                     ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --connect-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -768,7 +884,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__release)
-            opts="-s -q -v -h --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-s -q -v -h --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -862,6 +978,35 @@ _dflock() {
                     fi
                     return 0
                     ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --connect-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -884,7 +1029,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__renew)
-            opts="-l -s -q -v -h --lease --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-l -s -q -v -h --lease --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -978,6 +1123,35 @@ _dflock() {
                     return 0
                     ;;
                 --auth-token-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
                         oldifs="$IFS"
@@ -1028,7 +1202,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__sem__subcmd__acquire)
-            opts="-n -w -l -s -q -v -h --limit --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --limit --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1152,6 +1326,35 @@ _dflock() {
                     return 0
                     ;;
                 --auth-token-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
                         oldifs="$IFS"
@@ -1188,7 +1391,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__sem__subcmd__enqueue)
-            opts="-n -w -l -s -q -v -h --limit --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --limit --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1326,6 +1529,35 @@ _dflock() {
                     fi
                     return 0
                     ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --connect-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -1348,7 +1580,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__sem__subcmd__release)
-            opts="-s -q -v -h --limit --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-s -q -v -h --limit --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1449,6 +1681,35 @@ _dflock() {
                     fi
                     return 0
                     ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --connect-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -1471,7 +1732,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__sem__subcmd__renew)
-            opts="-l -s -q -v -h --limit --lease --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-l -s -q -v -h --limit --lease --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1586,6 +1847,35 @@ _dflock() {
                     fi
                     return 0
                     ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --connect-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -1608,7 +1898,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__sem__subcmd__wait)
-            opts="-n -w -l -s -q -v -h --limit --no-wait --timeout --lease --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --limit --no-wait --timeout --lease --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1717,6 +2007,35 @@ _dflock() {
                     return 0
                     ;;
                 --auth-token-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
                         oldifs="$IFS"
@@ -1930,7 +2249,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__stats)
-            opts="-s -q -v -h --format --watch --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-s -q -v -h --format --key-prefix --watch --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1938,6 +2257,13 @@ _dflock() {
             case "${prev}" in
                 --format)
                     COMPREPLY=($(compgen -W "json table prometheus" -- "${cur}"))
+                    return 0
+                    ;;
+                --key-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --watch)
@@ -2035,6 +2361,35 @@ _dflock() {
                     fi
                     return 0
                     ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --connect-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -2057,7 +2412,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__status)
-            opts="-s -q -v -h --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-s -q -v -h --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2151,6 +2506,35 @@ _dflock() {
                     fi
                     return 0
                     ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --connect-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -2173,7 +2557,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__wait)
-            opts="-n -w -l -s -q -v -h --no-wait --timeout --lease --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --no-wait --timeout --lease --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2289,6 +2673,35 @@ _dflock() {
                     fi
                     return 0
                     ;;
+                --etcd-prefix)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --etcd-password-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --connect-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -2321,7 +2734,7 @@ fi
 
 # What the function above does not know: keys that holders of this user have, and the command behind `exec KEY`.
 
-_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --for --format --fsync --gc-max-idle --host --idle-exit --jitter --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w "
+_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w "
 
 # Offers the keys for the verb $1 that begin with $2.
 _dflock_keys() {
