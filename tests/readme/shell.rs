@@ -29,7 +29,7 @@ fn with_etcd(fleet: &Fleet, text: &str) {
     if !etcd::is_here("readme") {
         return;
     }
-    let peers = etcd::Etcd::start(1);
+    let peers = etcd::Etcd::start(1).ready();
     let servers = peers.servers();
     let line = text.lines().find(|line| line.starts_with("export ")).expect("the servers");
     let said =
