@@ -5,11 +5,14 @@ use std::ffi::OsStr;
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::sys::signal::Signal;
 
+use crate::command::about;
 use crate::command::acquire::Acquire;
+use crate::command::completions::Completions;
 use crate::command::config::Config;
 use crate::command::enqueue::Enqueue;
 use crate::command::exec::Exec;
 use crate::command::holders::Holders;
+use crate::command::man::Man;
 use crate::command::manner::Manner;
 use crate::command::release::Release;
 use crate::command::renew::Renew;
@@ -25,6 +28,12 @@ use crate::exec::status::{Ending, Status as Ran};
 /// Run a command while holding a distributed lock
 #[derive(Parser, Debug)]
 #[command(name = "dflock", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+#[command(after_help = "Examples:
+  dflock exec demo -- echo \"only one of us at a time\"
+  dflock exec -n nightly -E 0 ./backup.sh   # skip quietly if it runs elsewhere
+
+dflock VERB --help tells all about one. More: man dflock")]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -44,12 +53,14 @@ enum Verb {
     Holders(Holders),
     Serve(Box<Serve>),
     Config(Box<Config>),
+    Completions(Completions),
+    Man(Man),
 }
 
 type Describe = fn(Command) -> Command;
 
 /// Each verb by itself, as [`Verb`] has them all.
-const VERBS: [(&str, Describe); 12] = [
+const VERBS: [(&str, Describe); 14] = [
     ("exec", Exec::augment_args),
     ("acquire", Acquire::augment_args),
     ("release", Release::augment_args),
@@ -62,6 +73,8 @@ const VERBS: [(&str, Describe); 12] = [
     ("holders", Holders::augment_args),
     ("serve", Serve::augment_args),
     ("config", Config::augment_args),
+    ("completions", Completions::augment_args),
+    ("man", Man::augment_args),
 ];
 
 /// What stands above every verb.
@@ -74,10 +87,7 @@ impl Cli {
     pub fn from_command_line() -> Result<Cli, clap::Error> {
         let verb = std::env::args_os().nth(1);
         let command = verb.as_deref().and_then(Cli::command_with).unwrap_or_else(Cli::command);
-        let command = command.mut_subcommands(|verb| {
-            // Of a flag that is given twice the last one counts, as where a script adds to a wrapper's.
-            verb.args_override_self(true).mut_args(without_empty_variable)
-        });
+        let command = command.long_version(about::version()).mut_subcommands(finished);
         Cli::from_arg_matches(&command.try_get_matches()?)
     }
 
@@ -102,6 +112,8 @@ impl Cli {
             Verb::Holders(verb) => verb.run(),
             Verb::Serve(verb) => verb.run().map(|()| 0),
             Verb::Config(verb) => verb.run(),
+            Verb::Completions(verb) => verb.run(Cli::command()),
+            Verb::Man(verb) => verb.run(Cli::command()),
         };
         code.map(Leave::Code)
     }
@@ -119,7 +131,7 @@ impl Cli {
             Verb::Status(verb) => verb.manner(),
             Verb::Stats(verb) => verb.manner(),
             Verb::Holders(verb) => verb.manner(),
-            Verb::Serve(_) => Manner::default(),
+            Verb::Serve(_) | Verb::Completions(_) | Verb::Man(_) => Manner::default(),
             Verb::Config(verb) => verb.manner(),
         }
     }
@@ -140,6 +152,13 @@ impl Leave {
             Outcome::Ran(Ran::RuntimeOver) => Leave::Code(Kind::RuntimeOver.exit()),
         }
     }
+}
+
+/// A verb, and the verbs it has, as they are read and shown.
+fn finished(verb: Command) -> Command {
+    // Of a flag that is given twice the last one counts, as where a script adds to a wrapper's.
+    let verb = verb.args_override_self(true).mut_args(without_empty_variable);
+    about::with_end(verb).mut_subcommands(finished)
 }
 
 /// An empty variable is how a script unsets one.

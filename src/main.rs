@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use dflock::cli::{Cli, Leave};
-use dflock::command::hold;
+use dflock::command::{about, hold};
 use dflock::error::{Failure, Kind};
 use dflock::{output, sys};
 
@@ -13,11 +13,15 @@ fn main() -> ExitCode {
         hold::run();
         return ExitCode::SUCCESS;
     }
+    if std::env::args_os().len() < 2 {
+        output::say(about::FIRST_STEPS);
+        return ExitCode::from(Kind::Usage.exit());
+    }
     let cli = match Cli::from_command_line() {
         Ok(cli) => cli,
         Err(usage) if usage.use_stderr() => {
             let text = usage.render().to_string();
-            // Help, where nothing at all was asked for, speaks for itself.
+            // Help, where a verb of a verb is missing, speaks for itself.
             let text = text.strip_prefix("error: ").map_or(text.clone(), |text| format!("dflock: {text}"));
             if std::env::args_os().any(|argument| argument == "--json") {
                 let first = text.lines().next().unwrap_or_default();

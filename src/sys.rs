@@ -14,6 +14,14 @@ pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::from)
 }
 
+/// Rows and columns of a terminal.
+pub fn terminal_size(terminal: &impl AsRawFd) -> Option<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is open for the length of the call, which writes to `size` alone.
+    let told = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (told == 0 && size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+}
+
 /// Marks every descriptor above stderr so that a program started from here does not inherit it.
 pub fn inherit_only_stdio() -> io::Result<()> {
     #[cfg(target_os = "linux")]

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 #[serde(default)]
 pub struct Stats {
     pub connections: u64,
+    /// How often it has granted anything, of a server that counts.
+    pub grants: Option<u64>,
     pub locks: Vec<LockRow>,
     pub semaphores: Vec<SemaphoreRow>,
     pub idle_locks: Vec<IdleRow>,

@@ -167,7 +167,7 @@ impl Keep {
             Some("none") => Ok(None),
             Some(pid) => match pid.parse() {
                 Ok(pid) if pid > 0 => Owner::of(pid).map(Some),
-                _ => Err(Failure::usage(format!("--owner {pid:?} is no process number, and not none"))),
+                _ => Err(Failure::usage(format!("--owner {pid:?} is neither a process number nor none"))),
             },
         }
     }

@@ -158,7 +158,7 @@ impl Exec {
         for (at, name) in std::iter::once(&self.key).chain(&self.also).enumerate() {
             let key = Key::from_argument(name).map_err(Failure::usage)?;
             if asks.iter().any(|ask| ask.key == key) {
-                return Err(Failure::usage(format!("{key} is named twice")));
+                return Err(Failure::usage(format!("{key} is named twice")).hint("KEY and every --also must differ"));
             }
             let kind = match self.limit {
                 Some(limit) if at == 0 => Kind::Semaphore { limit },
@@ -181,7 +181,8 @@ struct Onlooker<'a> {
 
 impl exec::User for Onlooker<'_> {
     fn say(&self, text: &str) {
-        output::remark(text);
+        // In a log of many jobs, it matters which.
+        output::remark(&format!("{}: {text}", self.key));
     }
 
     fn is_watching(&self) -> bool {

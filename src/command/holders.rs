@@ -1,16 +1,22 @@
 //! `dflock holders`: the holders of this user.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use super::manner::Manner;
+use super::release::is_held;
 use crate::error::Failure;
 use crate::holder::control::{self, Reply, Request, State, Status};
 use crate::holder::registry::Registry;
 use crate::lock::Kind;
 use crate::output::{self, Table};
+
+/// How long a holder may take when somebody pressed Tab.
+const AT_ONCE: Duration = Duration::from_millis(300);
 
 /// List the holders of this user
 #[derive(Args, Debug)]
@@ -18,8 +24,27 @@ use crate::output::{self, Table};
   dflock holders
   dflock holders --json | jq '.holders[].key'")]
 pub struct Holders {
+    /// Print only the keys, one a line
+    #[arg(long, conflicts_with = "json")]
+    keys: bool,
+
+    /// Only those that a verb could be about
+    #[arg(long = "for", value_name = "VERB", value_enum, hide = true, requires = "keys")]
+    verb: Option<About>,
+
     #[command(flatten)]
     manner: Manner,
+}
+
+/// A verb that is about a lock of a holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum About {
+    Release,
+    Renew,
+    Wait,
+    SemRelease,
+    SemRenew,
+    SemWait,
 }
 
 #[derive(Serialize)]
@@ -48,6 +73,11 @@ struct Row {
 impl Holders {
     pub fn run(self) -> Result<u8, Failure> {
         let sockets = Registry::open()?.living(None)?;
+        if self.keys {
+            let keys = super::block_on(async { Ok(keys(sockets, self.verb).await) })?;
+            output::plain(&keys.iter().map(|key| format!("{key}\n")).collect::<String>())?;
+            return Ok(0);
+        }
         let rows = super::block_on(async {
             let mut rows = Vec::new();
             for socket in sockets {
@@ -67,6 +97,38 @@ impl Holders {
 
     pub fn manner(&self) -> Manner {
         self.manner
+    }
+}
+
+/// The keys of those that answer at once, each once. One that is no plain text could not be typed anyway.
+async fn keys(sockets: Vec<PathBuf>, verb: Option<About>) -> Vec<String> {
+    let mut asking = JoinSet::new();
+    for socket in sockets {
+        asking.spawn(async move { control::ask(&socket, &Request::Status, Some(AT_ONCE)).await });
+    }
+    let mut keys = Vec::new();
+    while let Some(answer) = asking.join_next().await {
+        if let Ok(Ok(Some(Reply::Status(status)))) = answer
+            && verb.is_none_or(|verb| verb.is_about(&status))
+            && let Ok(key) = std::str::from_utf8(status.key.as_bytes())
+            && !key.contains(char::is_control)
+        {
+            keys.push(key.to_owned());
+        }
+    }
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+impl About {
+    fn is_about(self, status: &Status) -> bool {
+        let is_semaphore = matches!(self, About::SemRelease | About::SemRenew | About::SemWait);
+        let suits = match self {
+            About::Wait | About::SemWait => status.two_phase,
+            _ => is_held(status),
+        };
+        suits && is_semaphore == matches!(status.kind, Kind::Semaphore { .. })
     }
 }
 

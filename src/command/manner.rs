@@ -7,6 +7,7 @@ use crate::error::Failure;
 use crate::output;
 
 #[derive(Args, Clone, Copy, Debug, Default)]
+#[command(next_help_heading = "Output")]
 pub struct Manner {
     /// Answer with one JSON object on stdout, failures too
     #[arg(long)]

@@ -1,13 +1,16 @@
 //! The verbs: one file each, with its flags and the few steps it takes.
 
+pub mod about;
 pub mod acquire;
 mod busy;
+pub mod completions;
 pub mod config;
 pub mod enqueue;
 pub mod exec;
 pub mod hold;
 pub mod holders;
 mod local;
+pub mod man;
 pub mod manner;
 pub mod release;
 pub mod renew;
@@ -26,7 +29,8 @@ use crate::error::{Failure, Kind};
 /// Runs a command's conversation with servers and holders, on this thread alone.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|why| Failure::new(Kind::Internal, format!("cannot start: {why}")))?;
+    let runtime =
+        runtime.map_err(|why| Failure::new(Kind::Internal, format!("cannot set up the event loop: {why}")))?;
     let result = runtime.block_on(work);
     // A name that is still being looked up must not hold up the end.
     runtime.shutdown_background();

@@ -176,7 +176,8 @@ async fn the_one_meant(
         [(lost, distance, _), (other_lost, other_distance, _), ..]
             if lost == other_lost && distance == other_distance =>
         {
-            let message = format!("{} holders of this script have {key}: which one is meant?", suitable.len());
+            let message =
+                format!("{} holders of this script have {key}, and no token says which is meant", suitable.len());
             Err(Failure::usage(message).hint("give the token too; dflock holders lists them"))
         }
         [(_, _, socket), ..] => Ok(Some(socket.clone())),

@@ -10,8 +10,12 @@ use super::renew::Renew;
 use super::wait::WaitFor;
 use crate::error::Failure;
 
-/// The same verbs for a semaphore, which up to --limit N may hold
+/// Use a semaphore, which up to --limit N may hold: the same verbs
 #[derive(Args, Debug)]
+#[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+#[command(after_help = "Examples:
+  token=$(dflock sem acquire crawl --limit 3) && ./crawler; dflock sem release crawl --limit 3 \"$token\"
+  dflock exec --limit 3 crawl ./crawler   # simpler, for one command")]
 pub struct Sem {
     #[command(subcommand)]
     verb: Verb,
@@ -19,10 +23,25 @@ pub struct Sem {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    #[command(after_help = "Examples:
+  dflock sem acquire crawl --limit 3 && ./crawler; dflock sem release crawl --limit 3
+  eval \"$(dflock sem acquire crawl --limit 3 --export)\" || exit")]
     Acquire(Limited<Acquire>),
+    #[command(after_help = "Examples:
+  dflock sem release crawl --limit 3
+  dflock sem release crawl --limit 3 \"$token\"")]
     Release(Limited<Release>),
+    #[command(after_help = "Examples:
+  dflock sem renew crawl --limit 3 --lease 5m
+  dflock sem renew crawl --limit 3 || exit  # still ours?")]
     Renew(Limited<Renew>),
+    #[command(after_help = "Examples:
+  dflock sem enqueue crawl --limit 3 && ./prepare && dflock sem wait crawl --limit 3 && ./crawler
+  dflock sem enqueue crawl --limit 3 --json")]
     Enqueue(Limited<Enqueue>),
+    #[command(after_help = "Examples:
+  dflock sem wait crawl --limit 3
+  dflock sem wait crawl --limit 3 --timeout 5m")]
     Wait(Limited<WaitFor>),
 }
 

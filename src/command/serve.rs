@@ -29,6 +29,9 @@ const MAX_THREADS: usize = 8;
 /// With --state-dir what is held outlives the server: a restarted one holds every lock to the end of its
 /// lease for whoever has its token, and SIGTERM does not wait for holders.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  dflock serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --auth-token-file secret
+  dflock serve --host unix:/run/dflock.sock")]
 pub struct Serve {
     /// Address to listen on: an IP address, a host name, or unix:/path (can be repeated)
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1", env = "DFLOCKD_HOST")]
@@ -102,7 +105,7 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", env = "DFLOCKD_TLS_CLIENT_CA", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
-    /// File with the secret that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead
+    /// File with the auth token that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead
     #[arg(long, value_name = "FILE", env = "DFLOCKD_AUTH_TOKEN_FILE")]
     auth_token_file: Option<PathBuf>,
 

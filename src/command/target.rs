@@ -39,11 +39,11 @@ pub struct Target {
     #[arg(long, value_name = "NAME")]
     tls_name: Option<String>,
 
-    /// File with the secret that the server asks for, of mode 600
+    /// File with the auth token that the server asks for, of mode 600
     #[arg(long, value_name = "FILE")]
     auth_token_file: Option<String>,
 
-    /// Send the secret, or the password for etcd, in clear text to other machines too
+    /// Send the auth token, or the password for etcd, in clear text to other machines too
     #[arg(long)]
     allow_plaintext_token: bool,
 

@@ -13,6 +13,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::error::Failure;
 
+/// For `dflock --version`.
+pub const PROVIDER: &str = "rustls with ring";
+
 /// What a server shows, and whom it lets in: with `client_ca`, only those with a certificate of it.
 pub fn server_config(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Arc<ServerConfig>, Failure> {
     let builder = ServerConfig::builder_with_provider(provider())

@@ -108,7 +108,7 @@ fn render(
     }
 }
 
-fn quote(value: &str) -> String {
+pub(super) fn quote(value: &str) -> String {
     if value.contains([' ', '"', '=']) { format!("{value:?}") } else { escape(value) }
 }
 

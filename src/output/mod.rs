@@ -2,6 +2,7 @@
 
 pub mod log;
 mod prometheus;
+mod screen;
 mod table;
 
 use std::fmt::Write as _;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 
 pub use prometheus::Metrics;
+pub use screen::Screen;
 pub use table::Table;
 
 use crate::error::{Failure, Kind};
@@ -20,19 +22,33 @@ pub const SCHEMA: u32 = 1;
 
 /// The plain answer to a command.
 pub fn plain(text: &str) -> Result<(), Failure> {
+    // Whoever closed it does not want it.
+    more(text).map(|_| ())
+}
+
+/// A part of an answer that goes on; `false` if nobody wants more of it.
+pub fn more(text: &str) -> Result<bool, Failure> {
     let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
     match written {
-        // Whoever closed it does not want it.
-        Err(why) if why.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(why) if why.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(why) => Err(Failure::new(Kind::Internal, format!("cannot write the answer to stdout: {why}"))),
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
     }
 }
 
 /// The answer as one line of JSON.
 pub fn json(document: &impl Serialize) -> Result<(), Failure> {
+    plain(&json_line(document)?)
+}
+
+pub fn json_line(document: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(document).map_err(|why| Failure::internal("write JSON", &why))?;
-    plain(&format!("{text}\n"))
+    Ok(format!("{text}\n"))
+}
+
+/// Names and values on one line, as a log has them.
+pub fn fields(fields: &[(&'static str, String)]) -> String {
+    fields.iter().map(|(name, value)| format!("{name}={}", log::quote(value))).collect::<Vec<_>>().join(" ")
 }
 
 /// Everything else that is said to a person.
@@ -43,6 +59,11 @@ pub fn say(text: &str) {
 /// Whether a person reads what is said.
 pub fn is_person_there() -> bool {
     io::stderr().is_terminal()
+}
+
+/// Whether a person reads the answer.
+pub fn is_answer_seen() -> bool {
+    io::stdout().is_terminal()
 }
 
 /// One line about what is going on.

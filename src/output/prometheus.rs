@@ -11,7 +11,16 @@ pub struct Metrics {
 impl Metrics {
     /// Begins a group; its samples follow.
     pub fn gauge(&mut self, name: &str, help: &str) {
-        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+        self.begin(name, help, "gauge");
+    }
+
+    /// The same for a number that only grows; its name ends with `_total`.
+    pub fn counter(&mut self, name: &str, help: &str) {
+        self.begin(name, help, "counter");
+    }
+
+    fn begin(&mut self, name: &str, help: &str, kind: &str) {
+        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {

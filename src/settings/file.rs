@@ -26,7 +26,10 @@ pub(super) fn read_all(known: &[&str]) -> Result<Vec<(PathBuf, Values)>, Failure
                 files.push((path, values));
             }
             Err(why) if matches!(why.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-            Err(why) => return Err(Failure::usage(format!("cannot read {}: {why}", path.display()))),
+            Err(why) => {
+                return Err(Failure::usage(format!("cannot read the settings in {}: {why}", path.display()))
+                    .hint("it must be readable, or not be there"));
+            }
         }
     }
     Ok(files)
@@ -40,12 +43,12 @@ fn parse(text: &str, path: &Path, known: &[&str]) -> Result<Values, Failure> {
     let mut values = Values::new();
     for (name, value) in table {
         if name == "auth_token" || name == "etcd_password" {
-            return Err(Failure::usage(format!("{shown}: the secret itself does not belong here"))
+            return Err(Failure::usage(format!("{shown}: {name} itself does not belong here"))
                 .hint(format!("write it to a file of mode 600 and name that: {name}_file = \"…\"")));
         }
         if !known.contains(&name.as_str()) {
             return Err(Failure::usage(format!("{shown}: there is no setting {name:?}"))
-                .hint(format!("there are {}", known.join(", "))));
+                .hint(format!("the settings are {}", known.join(", "))));
         }
         let text = as_text(&value).ok_or_else(|| {
             Failure::usage(format!("{shown}: {name} must be a text, a number, true or false, or a list of texts"))

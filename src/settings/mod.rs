@@ -43,6 +43,11 @@ const fn known(name: &'static str, variable: &'static str, default: &'static str
     Known { name, variable, default }
 }
 
+/// Name, variable and default of every setting: for the manual.
+pub fn known_settings() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    KNOWN.iter().map(|known| (known.name, known.variable, known.default))
+}
+
 /// A secret: the setting that names a file with it, the variable that may hold it itself, and what it is.
 struct Hidden {
     name: &'static str,
@@ -166,11 +171,12 @@ impl Settings {
         let shard = text("shard").map(|value| {
             let shard = value.parse().ok().filter(|shard| *shard < servers.shards.len());
             let count = servers.shards.len();
-            shard.ok_or_else(|| wrong(get("shard"), &format!("there are {count} shards, counted from 0")))
+            shard.ok_or_else(|| wrong(get("shard"), &format!("it must be below {count}, the number of shards")))
         });
         let (tls_cert, tls_key) = (path("tls_cert"), path("tls_key"));
         if tls_cert.is_some() != tls_key.is_some() {
-            return Err(Failure::usage("a client certificate needs both --tls-cert and --tls-key"));
+            return Err(Failure::usage("a client certificate needs both --tls-cert and --tls-key")
+                .hint("so do the settings tls_cert and tls_key"));
         }
         let etcd_login = match (text("etcd_user"), password) {
             (None, None) => None,
@@ -280,7 +286,7 @@ mod tests {
         for (variables, part) in [
             ([("DFLOCK_SERVERS", "a b")], "setting servers from environment DFLOCK_SERVERS"),
             ([("DFLOCK_TLS", "maybe")], "setting tls"),
-            ([("DFLOCK_SHARD", "1")], "there are 1 shards"),
+            ([("DFLOCK_SHARD", "1")], "it must be below 1"),
             ([("DFLOCK_TIMEOUT", "soon")], "setting timeout"),
             ([("DFLOCK_TLS_KEY", "k")], "needs both"),
         ] {

@@ -61,7 +61,7 @@ fn files_that_cannot_be_meant() {
         ("timeout = \"soon\"\n", &["timeout", "\"soon\" is no duration"]),
         ("servers = [1, 2]\n", &["servers", "list of texts"]),
         ("servers = [\"a b\"]\n", &["servers", "is no address"]),
-        ("shard = 1\n", &["shard", "there are 1 shards"]),
+        ("shard = 1\n", &["shard", "it must be below 1"]),
         ("tls_cert = \"x\"\n", &["--tls-cert and --tls-key"]),
     ] {
         let desk = Desk::new();

@@ -259,6 +259,11 @@ impl Running {
         Running { pid: child.id(), child: Some(child) }
     }
 
+    /// One that was started already.
+    pub fn of(child: Child) -> Running {
+        Running { pid: child.id(), child: Some(child) }
+    }
+
     pub fn signal(&self, name: &str) {
         signal(self.pid, name);
     }

@@ -5,6 +5,8 @@ pub mod clean;
 pub mod etcd;
 pub mod original;
 pub mod proxy;
+pub mod tools;
+pub mod typist;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
