@@ -17,6 +17,7 @@ use dflock::lock::Space;
 
 use super::env::Env;
 use super::ledger::Grant;
+use super::play::Client;
 use super::queue::{Lock, Waiter};
 use super::{MS, SECOND, World};
 
@@ -154,6 +155,8 @@ pub struct Check {
     pub newest: BTreeMap<Lock, u64>,
     pub queues: BTreeMap<Lock, Vec<Waiter>>,
     pub resumes: BTreeMap<u64, u64>,
+    /// A connection that did not ask for resuming is being cleared away.
+    pub breaks: bool,
     /// By fence.
     beliefs: BTreeMap<u64, Belief>,
     children: Vec<Child>,
@@ -228,14 +231,17 @@ impl World {
         let found = check.beliefs.iter().find(mine).map(|(fence, belief)| (*fence, belief.process));
         drop(check);
         let Some((fence, process)) = found else { return };
-        if self.is_frozen(process) || self.is_dead(process) {
-            return;
-        }
-        let now = self.now();
-        if let Some(belief) = self.check.borrow_mut().beliefs.get_mut(&fence) {
-            belief.told_at.get_or_insert(now);
-        }
-        self.look_at_bound(fence);
+        // Time to read it; one that is stopped just then hears of it later, and says so itself.
+        self.after(MS, move |world| {
+            if world.is_frozen(process) || world.is_dead(process) {
+                return;
+            }
+            let now = world.now();
+            if let Some(belief) = world.check.borrow_mut().beliefs.get_mut(&fence) {
+                belief.told_at.get_or_insert(now);
+            }
+            world.look_at_bound(fence);
+        });
     }
 
     /// A grant ended at the server: from now on somebody else may have its lock.
@@ -244,8 +250,8 @@ impl World {
         let mut broke = None;
         {
             let mut check = self.check.borrow_mut();
-            let secured = check.beliefs.get(&fence).is_none_or(|belief| belief.secured);
-            let by_break = why == Why::Forgotten || why == Why::Disconnected && !secured;
+            let secured = check.beliefs.get(&fence).is_some_and(|belief| belief.secured);
+            let by_break = why == Why::Forgotten || why == Why::Disconnected && check.breaks && !secured;
             if let Some(grant) = check.grants.get_mut(&fence) {
                 grant.live = false;
                 grant.ended = Some(why);
@@ -322,8 +328,12 @@ impl World {
             let check = self.check.borrow();
             let Some(belief) = check.beliefs.get(&fence) else { return };
             let Child { client, process, .. } = check.children[child];
-            let grace = self.clients.borrow().get(client).map_or(SECOND, |client| client.grace_after_loss);
-            let told = belief.told_at.map_or(u64::MAX, |at| at + grace);
+            let of_client = |clients: &Vec<Client>| {
+                clients.get(client).map_or((SECOND, 0), |client| (client.grace_after_loss, client.thawed_at))
+            };
+            let (grace, thawed_at) = of_client(&self.clients.borrow());
+            // One that was stopped meanwhile acts as soon as it goes on.
+            let told = belief.told_at.map_or(u64::MAX, |at| (at + grace).max(thawed_at));
             let bound = belief.until.min(told).saturating_add(SLACK);
             let (stopped, until) = (self.is_frozen(belief.process), belief.until + SLACK);
             drop(check);

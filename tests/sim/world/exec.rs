@@ -248,10 +248,16 @@ async fn next_news<K: BorrowMut<Keeper>>(keepers: &mut [K]) -> Lease {
     })
     .await;
     drop(changes);
+    let mut lost = None;
     for keeper in keepers.iter() {
-        if let News::Lost { proved } = *keeper.borrow().news.borrow() {
-            return Lease::Lost { proved, why: String::new() };
+        if let News::Lost { proved } = *keeper.borrow().news.borrow()
+            && (lost.is_none() || proved)
+        {
+            lost = Some(Lease::Lost { proved, why: String::new() });
         }
+    }
+    if let Some(lost) = lost {
+        return lost;
     }
     let (term_at, dead_at) = soonest(keepers);
     Lease::Held { term_at, dead_at }

@@ -152,6 +152,8 @@ pub struct World {
     pub disk: RefCell<disk::Disk>,
     pub check: RefCell<Check>,
     pub clients: RefCell<Vec<play::Client>>,
+    /// Decisions that wait for a number of steps.
+    pub armed: RefCell<Vec<(u64, usize)>>,
     tell: bool,
     story: RefCell<Vec<String>>,
 }
@@ -202,6 +204,7 @@ impl World {
             disk: RefCell::default(),
             check: RefCell::default(),
             clients: RefCell::default(),
+            armed: RefCell::default(),
             tell,
             story: RefCell::default(),
         })

@@ -17,6 +17,9 @@ use super::{MS, Plant, SECOND, World, holder, ticket};
 /// How long after the last decision everybody must have come to an end.
 const PATIENCE: u64 = 400 * SECOND;
 
+/// How long a decision waits for the step that it is to follow.
+const LONGEST_STEPS: u64 = SECOND / 5;
+
 /// More events than any history has.
 const MOST_STEPS: u64 = 400_000;
 
@@ -29,6 +32,8 @@ pub struct Client {
     /// What its command is left with after a proved loss.
     pub grace_after_loss: u64,
     pub woke_at: u64,
+    /// When its dflock went on after it had been stopped.
+    pub thawed_at: u64,
     ended: bool,
     /// A leader's death goes to its group by the system when dflock dies.
     leader: Option<super::child::Group>,
@@ -71,22 +76,29 @@ fn run(world: &Rc<World>) -> u64 {
             child: None,
             grace_after_loss: SECOND,
             woke_at: 0,
+            thawed_at: 0,
             ended: true,
             leader: None,
         });
     }
     for (at, decision) in world.history.decisions.iter().enumerate() {
-        world.at(begin + decision.at_ms * MS, move |world| world.decide(at));
+        let steps = decision.steps;
+        world.at(begin + decision.at_ms * MS, move |world| {
+            world.armed.borrow_mut().push((steps, at));
+            // Where little happens, steps take long.
+            world.after(LONGEST_STEPS, |world| world.armed.borrow_mut().iter_mut().for_each(|(steps, _)| *steps = 0));
+        });
     }
     let end = begin + last * MS;
     let mut steps = 0;
     while world.step() {
         steps += 1;
+        world.count_down();
         if steps > MOST_STEPS {
             world.violate(Violation::NeverEnds { what: "more steps than any history has".to_owned() });
             return steps;
         }
-        if world.now() <= end || steps % 16 != 0 {
+        if world.now() <= end || steps % 16 != 0 || !world.armed.borrow().is_empty() {
             continue;
         }
         if world.is_drained() {
@@ -113,6 +125,17 @@ impl World {
         let server = self.server.borrow();
         let empty = server.running.as_ref().is_some_and(|running| running.table.load() == Load::default());
         empty && self.clients.borrow().iter().all(|client| client.ended)
+    }
+
+    fn count_down(self: &Rc<World>) {
+        let due: Vec<usize> = {
+            let mut armed = self.armed.borrow_mut();
+            let due = armed.iter().filter(|(steps, _)| *steps == 0).map(|(_, at)| *at).collect();
+            armed.retain(|(steps, _)| *steps > 0);
+            armed.iter_mut().for_each(|(steps, _)| *steps -= 1);
+            due
+        };
+        due.into_iter().for_each(|at| self.decide(at));
     }
 
     fn decide(self: &Rc<World>, at: usize) {
@@ -221,6 +244,7 @@ impl World {
         self.stop(process);
         self.after(for_ms * MS, move |world| {
             world.tell(&format!("client {client}"), || "goes on".to_owned());
+            world.clients.borrow_mut()[client].thawed_at = world.now();
             world.go_on(process);
         });
     }

@@ -231,12 +231,14 @@ impl World {
         if self.plant == Plant::GrantToAbsent && absent {
             return;
         }
+        self.check.borrow_mut().breaks = !resumes;
         while let Some((done, effects)) = self.operate(&mut |table, turn| table.disconnect(turn, conn)) {
             self.follow_up(effects, None);
             if done {
                 break;
             }
         }
+        self.check.borrow_mut().breaks = false;
         if let Some(running) = &mut self.server.borrow_mut().running {
             running.links.remove(&conn);
         }
