@@ -99,7 +99,8 @@ pub struct Script {
     killed: bool,
     leader: Option<Ending>,
     lost: bool,
-    interrupts: u32,
+    /// When Ctrl-C was typed last.
+    interrupted_at: Option<Moment>,
     left: bool,
 }
 
@@ -115,7 +116,7 @@ impl Script {
             killed: false,
             leader: None,
             lost: false,
-            interrupts: 0,
+            interrupted_at: None,
             left: false,
         }
     }
@@ -241,10 +242,11 @@ impl Script {
         self.leave(status, actions);
     }
 
-    /// The first Ctrl-C is between the user and the command; a second one means it.
+    /// The first Ctrl-C is between the user and the command; a second one soon after it means it.
     fn interrupted(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        self.interrupts += 1;
-        if self.interrupts >= 2 && self.ending.is_none() && self.leader.is_none() {
+        let before = self.interrupted_at.replace(now);
+        let again = before.is_some_and(|before| now.since(before) <= self.rules.kill_after);
+        if again && self.ending.is_none() && self.leader.is_none() {
             let kill_after = self.rules.kill_after;
             let seconds = kill_after.as_secs_f64();
             actions.push(Action::Say(format!("interrupted again: the command is killed in {seconds}s")));
@@ -347,6 +349,25 @@ mod tests {
         assert_eq!(script.next(at(6.5), Event::Due).1, at(9.0));
         assert_eq!(script.next(at(6.6), lost(true)), (Vec::new(), at(7.6)));
         assert_eq!(script.next(at(7.6), Event::Due).0, [Action::Kill]);
+    }
+
+    #[test]
+    fn better_news_after_a_loss_change_nothing() {
+        let mut script = script(RULES);
+        script.next(at(1.0), lost(true));
+        let held = Event::Lease(Lease::Held { term_at: at(9.5), dead_at: at(12.0) });
+        let (actions, next) = script.next(at(1.5), held);
+        assert!(actions.is_empty(), "the guardian keeps its moment: {actions:?}");
+        assert_eq!(next, at(2.0), "and so does the kill");
+    }
+
+    #[test]
+    fn two_interrupts_far_apart_are_two_first_ones() {
+        let mut script = Script::new(T0, at(3590.0), at(3595.0), RULES);
+        assert!(script.next(at(1.0), Event::Interrupt).0.is_empty());
+        assert!(script.next(at(7.0), Event::Interrupt).0.is_empty());
+        let (actions, next) = script.next(at(8.0), Event::Interrupt);
+        assert_eq!((without_words(actions), next), (vec![Action::Stop], at(13.0)));
     }
 
     #[test]
