@@ -2,6 +2,8 @@
 //! nothing unwritten is acknowledged, and all is well again when the disk is.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -40,7 +42,6 @@ impl Disk {
 
     /// Not a byte is left.
     fn fill(&self) {
-        use std::io::Write;
         let mut file = fs::File::create(self.filler()).expect("a file");
         let mut size = 64 * 1024;
         while size > 0 {
@@ -99,10 +100,31 @@ fn renew(client: &mut Client, locks: &[(String, String)]) {
 }
 
 fn is_silent(client: &mut Client) -> bool {
-    client.stream().set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    is_silent_for(client, Duration::from_millis(300))
+}
+
+fn is_silent_for(client: &mut Client, time: Duration) -> bool {
+    client.stream().set_read_timeout(Some(time)).expect("a timeout");
     let heard = client.stream().peek(&mut [0]);
     client.stream().set_read_timeout(Some(crate::house::CEILING)).expect("a timeout");
     heard.is_err()
+}
+
+/// Reads so many answers, or until there is none for so long; returns how many there were.
+fn hear_renewals(asker: &mut TcpStream, count: usize, patience: Duration) -> usize {
+    const ANSWER: &[u8] = b"ok 3600\n";
+    asker.set_read_timeout(Some(patience)).expect("a timeout");
+    let mut heard = Vec::new();
+    while heard.len() < count * ANSWER.len() {
+        let mut bytes = [0; 1024];
+        match asker.read(&mut bytes) {
+            Ok(read) if read > 0 => heard.extend_from_slice(&bytes[..read]),
+            Ok(_) => panic!("the server hung up"),
+            Err(_) => break,
+        }
+    }
+    assert!(heard.chunks(ANSWER.len()).all(|answer| answer == ANSWER), "{:?}", String::from_utf8_lossy(&heard));
+    heard.len() / ANSWER.len()
 }
 
 #[test]
@@ -131,26 +153,21 @@ fn a_full_disk_stops_grants_and_nothing_else_until_its_reserve_is_used_up() {
     assert!(is_silent(&mut waiter), "it waits on: nothing is given out");
 
     // The reserve lasts for so long; then there is no answer, rather than one that is not true.
-    let mut asker = server.connect();
-    let mut renewed = 0;
-    loop {
+    let mut asker = TcpStream::connect(&server.address).expect("a connection");
+    let (mut renewed, mut owed) = (0, 0);
+    while owed == 0 {
         let (key, token) = &taken[renewed % taken.len()];
-        let request = format!("n\n{key}\n{token} 3600\n");
-        asker.send(request.repeat(100).as_bytes());
-        if is_silent(&mut asker) {
-            break;
-        }
-        (0..100).for_each(|_| assert_eq!(asker.line(), "ok 3600"));
-        renewed += 100;
+        asker.write_all(format!("n\n{key}\n{token} 3600\n").repeat(100).as_bytes()).expect("written");
+        owed = 100 - hear_renewals(&mut asker, 100, Duration::from_secs(2));
+        renewed += 100 - owed;
         assert!(renewed < 1_000_000, "the reserve has no end");
     }
     assert!(renewed > 5_000, "the reserve was good for {renewed} renewals");
-    assert!(is_silent(&mut asker));
     assert_eq!((count(&server, "state_failing"), count(&server, "state_recovered")), (1, 0), "one line");
 
     disk.make_room();
     server.event("state_recovered");
-    (0..100).for_each(|_| assert_eq!(asker.line(), "ok 3600"));
+    assert_eq!(hear_renewals(&mut asker, owed, crate::house::CEILING), owed);
     assert!(waiter.line().starts_with("ok "), "who waited is served");
     let another = client.take("another", "0 3600");
     assert_eq!((count(&server, "state_failing"), count(&server, "state_recovered")), (1, 1));
@@ -162,6 +179,77 @@ fn a_full_disk_stops_grants_and_nothing_else_until_its_reserve_is_used_up() {
     renew(&mut client, &taken);
     assert_eq!(client.ask("n", "another", &format!("{another} 60")), "ok 60");
     assert!(client.ask("l", &key, "0").starts_with("ok "), "what was released is free");
+}
+
+/// A disk in a file on another, small one: when that is full, what is written here fails where it is synced.
+struct Rotten {
+    below: Disk,
+    place: TempDir,
+}
+
+impl Rotten {
+    fn mount() -> Option<Rotten> {
+        let below = Disk::mount("size=24m,mode=700")?;
+        let (image, place) = (below.place.path().join("image"), tempfile::tempdir().expect("a place"));
+        let made = fs::File::create(&image).and_then(|file| file.set_len(64 << 20));
+        made.expect("an image");
+        let run = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        let ready = run(Command::new("mkfs.ext2").args(["-q", "-F", "-N", "64"]).arg(&image))
+            && run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(place.path()));
+        if !ready {
+            eprintln!("SKIPPED: nobody may mount a disk in a file here");
+        }
+        ready.then_some(Rotten { below, place })
+    }
+}
+
+impl Drop for Rotten {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l"]).arg(self.place.path()).status();
+    }
+}
+
+/// What was written may or may not be there: the old file is not trusted any more, and nobody is told anything.
+#[test]
+fn after_a_failed_sync_nothing_is_acknowledged_until_a_new_file_is_on_disk() {
+    let Some(disk) = Rotten::mount() else { return };
+    let state = disk.place.path().join("state");
+    let mut server = start(&state);
+    let mut client = server.connect();
+    client.ask("info", "_", "resume 60");
+    let mut taken = Vec::new();
+    let first = client.take("first", "0 3600");
+    disk.below.fill();
+    let mut asker = server.connect();
+    asker.ask("info", "_", "resume 60");
+    while count(&server, "state_failing") == 0 {
+        let key = format!("{:0>240}", taken.len());
+        asker.send(format!("l\n{key}\n0 3600\n").as_bytes());
+        if is_silent_for(&mut asker, Duration::from_secs(2)) {
+            break;
+        }
+        let answer = asker.line();
+        if answer == "error" {
+            break;
+        }
+        taken.push((key, token_of(&answer)));
+        assert!(taken.len() < 100_000, "it has room without end");
+    }
+    let failing = server.event("state_failing");
+    assert_eq!(failing["what"], "sync", "{failing}");
+    wait_for("no grants", || (client.ask("l", "new", "0") == "error").then_some(()));
+    client.send(format!("n\nfirst\n{first} 3600\n").as_bytes());
+    assert!(is_silent(&mut client), "a renewal that is not on disk was answered");
+
+    disk.below.make_room();
+    server.event("state_recovered");
+    assert_eq!(client.line(), "ok 3600");
+    server.signal("KILL");
+    server.wait();
+    let server = start(&state);
+    let mut client = server.connect();
+    assert_eq!(client.ask("n", "first", &format!("{first} 60")), "ok 60");
+    renew(&mut client, &taken);
 }
 
 /// Killed while its disk is full, it starts again there: the old journal makes room for the reserve of the new.

@@ -137,8 +137,8 @@ fn on_sigterm_it_leaves_at_once_and_what_is_held_stays_so() {
         let server = kept.stop();
         assert_eq!((blocked.line(), queued.line()), ("error".to_owned(), "error".to_owned()));
         assert_eq!((blocked.rest(), holder.rest()), (vec![], vec![]));
-        let events = server.events();
-        let left = events.iter().find(|event| event["event"] == "state_kept").expect("it says so");
+        let kept_event = || server.events().into_iter().find(|event| event["event"] == "state_kept");
+        let left = wait_for("what it says of it", kept_event);
         assert_eq!(left["held"], 1);
         let opened = kept.start_again().event("state_opened");
         assert_eq!((opened["held"].as_u64(), opened["queued"].as_u64()), (Some(1), Some(1)));

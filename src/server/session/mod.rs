@@ -19,7 +19,7 @@ use super::journal::Promise;
 use super::shared::Letter;
 use super::stamp::Stamp;
 use super::stats;
-use super::table::Resumed;
+use super::table::{No, Reply, Resumed};
 use super::{Context, Event};
 use crate::clock::{self, Moment};
 use crate::net::Stream;
@@ -214,19 +214,19 @@ impl Session {
                 let patience = Duration::from_secs(timeout_s);
                 let (reply, promise, mailbox) = shared
                     .with_mailbox(conn, |table, turn| table.acquire(turn, conn, key, kind, lease(lease_s), patience));
-                self.note(promise);
+                self.note_reply(&reply, promise);
                 self.say_reply(reply, mailbox, answer::granted)
             }
             Request::Enqueue { key, kind, lease_s } => {
                 let (reply, promise) = shared.with(|table, turn| table.enqueue(turn, conn, key, kind, lease(lease_s)));
-                self.note(promise);
+                self.note_reply(&reply, promise);
                 self.say_reply(reply, None, answer::acquired)
             }
             Request::Wait { key, space, timeout_s } => {
                 let patience = Duration::from_secs(timeout_s);
                 let (reply, promise, mailbox) =
                     shared.with_mailbox(conn, |table, turn| table.wait(turn, conn, key, space, patience));
-                self.note(promise);
+                self.note_reply(&reply, promise);
                 self.say_reply(reply, mailbox, answer::granted)
             }
             Request::Release { key, space, token } => {
@@ -269,6 +269,13 @@ impl Session {
     fn note(&mut self, promise: Option<Promise>) {
         if let Some(promise) = promise {
             self.promise = Some(promise.and(self.promise.take()));
+        }
+    }
+
+    /// That nothing is given out for now follows from nothing, and the disk may be why.
+    fn note_reply(&mut self, reply: &Reply, promise: Option<Promise>) {
+        if !matches!(reply, Reply::No(No::Paused)) {
+            self.note(promise);
         }
     }
 
