@@ -78,9 +78,11 @@ pub enum Plant {
 /// At one moment of time.
 const MOST_POLLS: usize = 10_000;
 
+type Act = Box<dyn FnOnce(&Rc<World>)>;
+
 enum What {
     Wake(Waker, Rc<Cell<bool>>),
-    Do(Box<dyn FnOnce(&Rc<World>)>),
+    Do(Act),
 }
 
 struct Event {

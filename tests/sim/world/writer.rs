@@ -16,8 +16,9 @@ use super::{MS, Plant, World};
 
 /// Small, so that frames, slices and new files are many.
 const PIECE: usize = 160;
-const GROWN_LEAST: u64 = 1200;
-const GROWN_TIMES: u64 = 4;
+const SLICE: usize = 20;
+const GROWN_LEAST: u64 = 500;
+const GROWN_TIMES: u64 = 2;
 const STAMP_EVERY: u64 = 10_000 * MS;
 const RETRY_FIRST: u64 = 100 * MS;
 const RETRY_MOST: u64 = 2_000 * MS;
@@ -246,7 +247,7 @@ impl Writer {
     /// `false` when it is complete.
     fn write_slice(&self, draft: &mut Draft) -> Result<bool, Failed> {
         let mut records = Vec::new();
-        let next = self.kept.snapshot(draft.cursor, PIECE, &mut records);
+        let next = self.kept.snapshot(draft.cursor, SLICE, &mut records);
         draft.pen.put(self.times(), &records);
         draft.pen.write(self.world())?;
         if let Some(next) = next {
@@ -267,9 +268,7 @@ impl Writer {
             let pause = sync_time(&self.env);
             self.env.sleep(pause).await;
             let synced = self.world().disk.borrow_mut().sync_directory();
-            if let Err(failed) = synced {
-                return Err(failed);
-            }
+            synced?;
         }
         self.pen = Some(draft.pen);
         self.draft_after = 0;
