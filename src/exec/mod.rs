@@ -8,6 +8,7 @@ mod after;
 mod ear;
 mod group;
 pub mod guard;
+mod leases;
 mod running;
 pub mod script;
 mod signals;
@@ -78,7 +79,7 @@ pub async fn run(
 ) -> Result<Outcome, Failure> {
     let mut signals = Signals::listen().map_err(|why| Failure::internal("listen for signals", &why))?;
     let taken = tokio::select! {
-        taken = take_all(&job.asks, backend, &guard, &mut signals) => taken,
+        taken = take_all(&job, backend, &guard, &mut signals) => taken,
         () = waiting::tell(user, backend, &job) => Err(Failure::internal("wait", &"the clock stopped")),
     };
     user.waited();
@@ -86,8 +87,8 @@ pub async fn run(
         // Where a queue is not left with a connection.
         backend.tidy(clock::now() + RELEASE_WITHIN).await;
     }
-    let (holds, left) = match taken {
-        Ok(Taken::All(holds, left)) => (holds, left),
+    let taken = match taken {
+        Ok(Taken::All(taken)) => taken,
         Ok(Taken::Interrupted(signal)) => {
             guard.farewell();
             return Ok(Outcome::Interrupted(signal));
@@ -97,7 +98,7 @@ pub async fn run(
             return Err(failure);
         }
     };
-    let mut run = match Run::start(&job, holds, left, guard, &mut signals).await {
+    let mut run = match Run::start(&job, taken, guard, &signals).await {
         Ok(run) => run,
         Err((failure, guard, keepers)) => {
             after::give_back(keepers, Some(guard), &|_| ()).await;

@@ -9,16 +9,17 @@ use nix::sys::signal::Signal;
 use super::ear::Ear;
 use super::group::{self, Group, Happened};
 use super::guard::{Guard, Left, LetGo};
-use super::script::{Action, Event, Lease, Script};
+use super::leases::{next_news, soonest};
+use super::script::{Action, Event, Script};
 use super::signals::Signals;
 use super::status::Status;
+use super::take::Kept;
 use super::terminal::Terminal;
 use super::{Job, SHORTEST_LEASE, Say};
-use crate::backend::Hold;
 use crate::clock::{self, Moment};
 use crate::error::Failure;
 use crate::lease::alarm::Alarm;
-use crate::lease::keeper::{Keeper, News};
+use crate::lease::keeper::Keeper;
 use crate::lock::Grant;
 
 /// How long leftovers of a stopped group are looked for at a time.
@@ -40,18 +41,18 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Starts keeping the locks, and the command if there is still time for it.
+    /// Starts the command if there is still time for it.
     pub(super) async fn start(
         job: &Job,
-        holds: Vec<Hold>,
-        left: Vec<(Left, Option<OwnedFd>)>,
+        taken: Vec<Kept>,
         guard: Guard,
-        signals: &mut Signals,
+        signals: &Signals,
     ) -> Result<Run, (Failure, Guard, Vec<Keeper>)> {
-        let grants: Vec<Grant> = holds.iter().map(|hold| hold.grant().clone()).collect();
-        let keepers: Vec<Keeper> = holds.into_iter().map(|hold| Keeper::start(hold, job.rules.kill_after)).collect();
-        if let Some(short) = grants.iter().find(|grant| grant.lease < SHORTEST_LEASE) {
-            let message = format!("a lease of {}s leaves no time to stop a command", short.lease.as_secs_f64());
+        let (keepers, left): (Vec<Keeper>, Vec<_>) =
+            taken.into_iter().map(|Kept { keeper, left }| (keeper, left)).unzip();
+        let leases = keepers.iter().map(|keeper| keeper.grant.lease);
+        if let Some(short) = leases.min().filter(|lease| *lease < SHORTEST_LEASE) {
+            let message = format!("a lease of {}s leaves no time to stop a command", short.as_secs_f64());
             return Err((Failure::usage(message).hint("-l must be at least 2s"), guard, keepers));
         }
         let (term_at, dead_at) = soonest(&keepers);
@@ -60,7 +61,7 @@ impl Run {
         }
         signals.hear_stops();
         let terminal = Terminal::find();
-        let environment = environment(job, &grants);
+        let environment = environment(job, keepers.first().map(|keeper| &keeper.grant));
         let announcement = guard.announcement(dead_at, term_at);
         let device = terminal.as_ref().and_then(Terminal::to_lend);
         let group = match Group::spawn(&job.program, &environment, announcement, device) {
@@ -220,44 +221,11 @@ fn tell_guardian(guard: &Guard, left: &[(Left, Option<OwnedFd>)]) -> std::io::Re
     left.iter().try_for_each(|(left, connection)| guard.lock(left.clone(), connection.as_ref()))
 }
 
-/// Of several leases the one that ends first counts.
-fn soonest(keepers: &[Keeper]) -> (Moment, Moment) {
-    let (mut term, mut dead) = (Moment::NEVER, Moment::NEVER);
-    for keeper in keepers {
-        match &*keeper.news.borrow() {
-            News::Held { term_at, dead_at, .. } | News::InDanger { term_at, dead_at, .. } => {
-                term = term.min(*term_at);
-                dead = dead.min(*dead_at);
-            }
-            News::Lost { .. } => (term, dead) = (Moment::from_nanos(0), Moment::from_nanos(0)),
-        }
-    }
-    (term, dead)
-}
-
-/// Waits until any of the leases has news.
-async fn next_news(keepers: &mut [Keeper]) -> Lease {
-    let mut changes: Vec<_> = keepers.iter_mut().map(|keeper| Box::pin(keeper.news.changed())).collect();
-    std::future::poll_fn(|cx| {
-        let ready = changes.iter_mut().any(|change| change.as_mut().poll(cx).is_ready());
-        if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    drop(changes);
-    for keeper in keepers.iter() {
-        if let News::Lost { proved, why } = &*keeper.news.borrow() {
-            return Lease::Lost { proved: *proved, why: why.clone() };
-        }
-    }
-    let (term_at, dead_at) = soonest(keepers);
-    Lease::Held { term_at, dead_at }
-}
-
 /// What the command may know of its lock.
-fn environment(job: &Job, grants: &[Grant]) -> Vec<(&'static str, Option<OsString>)> {
+fn environment(job: &Job, grant: Option<&Grant>) -> Vec<(&'static str, Option<OsString>)> {
     use std::os::unix::ffi::OsStringExt;
 
-    let Some((ask, grant)) = job.asks.first().zip(grants.first()) else { return Vec::new() };
+    let Some((ask, grant)) = job.asks.first().zip(grant) else { return Vec::new() };
     let text = |text: String| Some(OsString::from(text));
     vec![
         ("DFLOCK_KEY", Some(OsString::from_vec(ask.key.as_bytes().to_vec()))),

@@ -71,6 +71,14 @@ pub struct Rules {
     pub max_runtime: Option<Duration>,
 }
 
+impl Rules {
+    /// Between TERM and KILL after a loss.
+    fn grace(&self, proved: bool) -> Duration {
+        let shortest = proved && !self.kill_after_given;
+        if shortest { self.kill_after.min(GRACE_AFTER_PROVED_LOSS) } else { self.kill_after }
+    }
+}
+
 /// Why the group is being ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Why {
@@ -173,8 +181,15 @@ impl Script {
     }
 
     fn lose(&mut self, now: Moment, proved: bool, why: &str, actions: &mut Vec<Action>) {
-        if self.lost || self.leader.is_some() && self.ending.is_none() {
+        if self.leader.is_some() && self.ending.is_none() || self.lost && !proved {
             // It ended by itself while the lock was held; or this is known already.
+            return;
+        }
+        if self.lost {
+            // Of several locks one may be proved lost after another that was not: that leaves less time.
+            if let Some((_, kill_at)) = &mut self.ending {
+                *kill_at = (*kill_at).min(now + self.rules.grace(proved));
+            }
             return;
         }
         self.lost = true;
@@ -184,9 +199,7 @@ impl Script {
             return;
         }
         actions.push(Action::Say(format!("the lock was lost: {why}; stopping the command")));
-        let kill_after = self.rules.kill_after;
-        let grace =
-            if proved && !self.rules.kill_after_given { kill_after.min(GRACE_AFTER_PROVED_LOSS) } else { kill_after };
+        let grace = self.rules.grace(proved);
         // Never beyond the end of the lease, whatever the grace; a loss that is not proved leaves the time until then.
         let kill_at = self.dead_at.min(now + grace).max(now);
         self.end_group(Why::Lost, kill_at, actions);
@@ -326,6 +339,14 @@ mod tests {
         assert_eq!(next, at(2.0));
         let mut chosen = self::script(Rules { kill_after: secs(3.0), kill_after_given: true, ..RULES });
         assert_eq!(chosen.next(at(1.0), lost(true)).1, at(4.0));
+    }
+
+    #[test]
+    fn a_loss_that_is_proved_later_leaves_a_second_from_then() {
+        let mut script = script(RULES);
+        assert_eq!(script.next(at(6.5), Event::Due).1, at(9.0));
+        assert_eq!(script.next(at(6.6), lost(true)), (Vec::new(), at(7.6)));
+        assert_eq!(script.next(at(7.6), Event::Due).0, [Action::Kill]);
     }
 
     #[test]

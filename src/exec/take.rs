@@ -5,53 +5,66 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::Job;
+use super::after::give_back;
 use super::guard::{Guard, Left};
+use super::leases::next_news;
+use super::script::Lease;
 use super::signals::Signals;
 use crate::backend::{Ask, Backend, Hold, Renewal, Wait};
 use crate::clock;
 use crate::error::{Failure, Kind};
-use crate::lease::keeper::RELEASE_WITHIN;
+use crate::lease::keeper::{Keeper, RELEASE_WITHIN};
 
 /// How long the server may take to agree on keeping a lock when the connection breaks.
 const SECURE_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) enum Taken {
-    /// In the order they were asked for, with what a guardian has to know of them.
-    All(Vec<Hold>, Vec<(Left, Option<OwnedFd>)>),
+    /// In the order they were asked for.
+    All(Vec<Kept>),
     Interrupted(Signal),
 }
 
+/// A lock that is kept, and what a guardian has to know of it.
+pub(super) struct Kept {
+    pub(super) keeper: Keeper,
+    pub(super) left: (Left, Option<OwnedFd>),
+}
+
 /// All or nothing, in one sorted order under one deadline, so that two who want the same keys never wait for
-/// each other for ever. A signal ends the waiting, but nothing that is under way with a lock that was granted.
+/// each other for ever. What is taken is kept from that moment on: waiting for the next may take longer than
+/// its lease. A signal ends the waiting, but nothing that is under way with a lock that was granted.
 pub(super) async fn take_all(
-    asks: &[Ask],
+    job: &Job,
     backend: &Backend,
     guard: &Guard,
     signals: &mut Signals,
 ) -> Result<Taken, Failure> {
     let begin = clock::now();
-    let mut order: Vec<usize> = (0..asks.len()).collect();
-    order.sort_by(|a, b| asks[*a].key.cmp(&asks[*b].key));
-    let mut taken: Vec<Option<Protected>> = asks.iter().map(|_| None).collect();
+    let mut order: Vec<usize> = (0..job.asks.len()).collect();
+    order.sort_by(|a, b| job.asks[*a].key.cmp(&job.asks[*b].key));
+    let mut taken: Vec<(usize, Kept)> = Vec::new();
     for at in order {
-        let mut ask = asks[at].clone();
+        let mut ask = job.asks[at].clone();
         if let Wait::For(whole) = ask.wait {
             ask.wait = Wait::For(whole.saturating_sub(clock::now().since(begin)));
         }
         let acquired = tokio::select! {
-            acquired = backend.acquire(&ask) => acquired,
+            biased;
             // The connection closes with us, and that is how a queue is left.
             signal = signals.end_of_wait() => {
                 roll_back(taken).await;
                 return Ok(Taken::Interrupted(signal));
             }
+            failure = lost_while_waiting(&mut taken) => Err(failure),
+            acquired = backend.acquire(&ask) => acquired,
         };
-        let outcome = match acquired {
-            Ok(hold) => protect(&ask, hold, guard).await,
+        let kept = match acquired {
+            Ok(hold) => keep(&ask, hold, guard, job.rules.kill_after).await,
             Err(failure) => Err((failure, None)),
         };
-        match outcome {
-            Ok(protected) => taken[at] = Some(protected),
+        match kept {
+            Ok(kept) => taken.push((at, kept)),
             Err((failure, hold)) => {
                 if let Some(mut hold) = hold {
                     let _ = hold.give_back(clock::now() + RELEASE_WITHIN).await;
@@ -61,14 +74,12 @@ pub(super) async fn take_all(
             }
         }
     }
-    let (holds, left) = taken.into_iter().flatten().unzip();
-    Ok(Taken::All(holds, left))
+    taken.sort_by_key(|(at, _)| *at);
+    Ok(Taken::All(taken.into_iter().map(|(_, kept)| kept).collect()))
 }
 
-type Protected = (Hold, (Left, Option<OwnedFd>));
-
 /// Before a command may start the guardian knows of the lock, and the server keeps it if the connection breaks.
-async fn protect(ask: &Ask, mut hold: Hold, guard: &Guard) -> Result<Protected, (Failure, Option<Hold>)> {
+async fn keep(ask: &Ask, mut hold: Hold, guard: &Guard, grace: Duration) -> Result<Kept, (Failure, Option<Hold>)> {
     let left = Left { key: ask.key.clone(), space: ask.kind.space(), token: hold.grant().token.clone() };
     let lifeline = hold.lifeline();
     if let Err(why) = guard.lock(left.clone(), lifeline.as_ref()) {
@@ -78,11 +89,20 @@ async fn protect(ask: &Ask, mut hold: Hold, guard: &Guard) -> Result<Protected, 
         let failure = Failure::new(Kind::Unreachable, format!("cannot keep {}: {why}", ask.key));
         return Err((failure.hint("the server went away just now: try again"), Some(hold)));
     }
-    Ok((hold, (left, lifeline)))
+    Ok(Kept { keeper: Keeper::start(hold, grace), left: (left, lifeline) })
 }
 
-async fn roll_back(taken: Vec<Option<Protected>>) {
-    for (mut hold, _) in taken.into_iter().flatten() {
-        let _ = hold.give_back(clock::now() + RELEASE_WITHIN).await;
+/// Returns when a lock that was taken is lost before all are.
+async fn lost_while_waiting(taken: &mut [(usize, Kept)]) -> Failure {
+    let mut keepers: Vec<&mut Keeper> = taken.iter_mut().map(|(_, kept)| &mut kept.keeper).collect();
+    loop {
+        if let Lease::Lost { why, .. } = next_news(&mut keepers).await {
+            let message = format!("a lock was lost while others were waited for: {why}");
+            return Failure::new(Kind::Unreachable, message).hint("nothing was started: try again");
+        }
     }
+}
+
+async fn roll_back(taken: Vec<(usize, Kept)>) {
+    give_back(taken.into_iter().map(|(_, kept)| kept.keeper).collect(), None, &|_| ()).await;
 }

@@ -1,8 +1,10 @@
 //! The exit code of everything that can happen.
 
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
 use crate::house::clean::{House, finish};
+use crate::house::now;
 
 #[test]
 fn the_commands_own_code_is_passed_on() {
@@ -97,6 +99,25 @@ fn too_long_a_run_is_124() {
     let stubborn = "trap '' TERM; sleep 60 & sleep 60; sleep 60";
     house.dflock(&["exec", "--max-runtime", "0.2", "--kill-after", "0.2", "k", "-c", stubborn]).code(124);
     assert!(!house.is_held("k"));
+}
+
+#[test]
+fn too_long_a_run_does_not_wait_for_a_renewal() {
+    let house = House::new();
+    let begin = now();
+    house.dflock(&["exec", "-l", "120", "--max-runtime", "0.2", "k", "sleep", "60"]).code(124);
+    // The first one is due after forty seconds.
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_lock_is_kept_while_another_is_waited_for() {
+    let house = House::new();
+    let mut other = house.start(&["exec", "-l", "60", "b", "sleep", "4"]);
+    house.wait_until_held("b");
+    // Longer than the lease of the first one.
+    house.dflock(&["exec", "-l", "2", "-w", "forever", "a", "--also", "b", "--", "true"]).code(0);
+    assert!(!other.is_running(), "b was waited for");
 }
 
 #[test]

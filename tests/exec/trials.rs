@@ -94,7 +94,7 @@ impl Lane {
         let (mut server, mut original) = (None, None);
         let state = tempfile::tempdir().expect("a home for the state");
         let address = match site {
-            Site::Original => original.insert(Original::start(Duration::from_secs(10))).address.clone(),
+            Site::Original => original.insert(Original::start(Duration::from_secs(23))).address.clone(),
             Site::Own => server.insert(Server::start(&[])).address.clone(),
             Site::Restarted => server.insert(Server::start(&["--port", &lasting_port()])).address.clone(),
             Site::Kept => server.insert(start_kept(&lasting_port(), &state)).address.clone(),

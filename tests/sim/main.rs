@@ -7,8 +7,11 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a failing seed tells its story")]
 
 mod model;
+mod plants;
 mod random;
+mod simulator;
 mod table;
+mod world;
 
 /// How many histories to play, from which seed on, and whether to tell the story.
 struct Plan {
