@@ -101,7 +101,7 @@ fn the_order_counts_and_a_shard_can_be_picked() {
         assert_eq!(seen["servers"].as_array().map(Vec::len), Some(1), "{seen}");
         desk.ok(&["release", key]);
     }
-    desk.refuses(&["status", "k", "-s", &forth, "--shard", "2"], 125, &["there are 2 shards, counted from 0"]);
+    desk.refuses(&["status", "k", "-s", &forth, "--shard", "2"], 125, &["it must be below 2, the number of shards"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::pty::{Winsize, openpty};
@@ -13,6 +14,8 @@ pub struct Typist {
     child: Child,
     keyboard: File,
     screen: Arc<Mutex<Vec<u8>>>,
+    /// Nothing more will be written.
+    is_over: Arc<AtomicBool>,
     /// What was looked at already.
     seen: usize,
 }
@@ -35,14 +38,16 @@ impl Typist {
         let keyboard = File::from(pty.master);
         let mut output = keyboard.try_clone().expect("a second handle");
         let screen = Arc::new(Mutex::new(Vec::new()));
-        let written = screen.clone();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (written, over) = (screen.clone(), is_over.clone());
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(count @ 1..) = output.read(&mut bytes) {
                 written.lock().expect("the screen").extend_from_slice(&bytes[..count]);
             }
+            over.store(true, Ordering::SeqCst);
         });
-        Typist { child, keyboard, screen, seen: 0 }
+        Typist { child, keyboard, screen, is_over, seen: 0 }
     }
 
     /// Presses keys.
@@ -61,9 +66,9 @@ impl Typist {
         let seen = self.seen;
         let unseen = || String::from_utf8_lossy(&screen.lock().expect("the screen")[seen..]).into_owned();
         let found = wait_for(&format!("{text:?} on the screen"), || {
+            let is_over = self.is_over.load(Ordering::SeqCst);
             let now = unseen();
-            let is_over = !now.contains(text) && self.child.try_wait().expect("it can be waited for").is_some();
-            assert!(!is_over || unseen().contains(text), "it ended before {text:?}: {now:?}");
+            assert!(!is_over || now.contains(text), "it ended before {text:?}: {now:?}");
             now.contains(text).then_some(now)
         });
         self.seen += found.find(text).map_or(0, |at| at + text.len());

@@ -26,7 +26,7 @@ fn masked(line: &str) -> String {
     let mut masked = String::new();
     for word in line.split_whitespace() {
         let digits = |letter: char| letter.is_ascii_digit() || letter == '.';
-        let is_measure = word.trim_end_matches(['s', ',']).chars().all(digits) && word.len() != 3;
+        let is_measure = word.trim_end_matches(['s', ',']).chars().all(digits);
         masked.push_str(if is_measure { "N" } else { word });
         masked.push(' ');
     }
@@ -64,7 +64,9 @@ fn the_demo_is_true() {
             let line = line.replace("127.0.0.1:6388", &house.servers);
             let said =
                 wait_for(&format!("{line:?} of {command}"), || lines.lock().expect("the lines").get(seen).cloned());
-            assert_eq!(masked(&said), masked(&line), "the demo in README.md is not true any more: {command}");
+            // An exit code is no number that may differ.
+            let is_right = if command.starts_with("echo $?") { said == line } else { masked(&said) == masked(&line) };
+            assert!(is_right, "the demo in README.md is not true any more: {command} says {said:?}");
             seen += 1;
         }
     }
