@@ -21,6 +21,10 @@ use crate::wire::answer::Expect;
 /// connection after 23 s, and releases its locks. It is heard of three times as often.
 const UNKNOWN_SILENCE: Duration = Duration::from_secs(21);
 
+/// How long a server that went away right after a grant is waited for, at most, with --connect-retry: nobody
+/// can be told meanwhile.
+const SECURE_MOST: Duration = Duration::from_secs(10);
+
 /// A grant that took longer than this, or a tenth of its lease, is confirmed before it is believed.
 const FRESH: Duration = Duration::from_millis(500);
 
@@ -99,7 +103,15 @@ impl Hold {
                 self.resume = agreed;
                 Renewal::Renewed { asked }
             }
-            Err(trouble) => self.give_up_connection(&trouble),
+            Err(trouble) => {
+                let lost = self.give_up_connection(&trouble);
+                // One that was killed just now may be back with all that it held.
+                let retry = self.site.access.connect_retry.min(SECURE_MOST);
+                match self.restore(until.max(clock::now() + retry)).await {
+                    renewed @ Renewal::Renewed { .. } => renewed,
+                    Renewal::Gone | Renewal::Unknown(_) => lost,
+                }
+            }
         }
     }
 
