@@ -21,6 +21,12 @@ pub(super) fn too_late() -> Failure {
         .hint("the server, or this machine, is slow; a longer -l helps")
 }
 
+/// The same, of a lock that went with its connection.
+pub(super) fn gone_before() -> Failure {
+    Failure::new(Kind::Unreachable, "the server closed the connection before the command could begin")
+        .hint("nothing was started: try again")
+}
+
 pub(super) struct Group {
     leader: Pid,
     /// Its end has been read: its number may be anybody's.

@@ -1,10 +1,12 @@
 //! A command that runs under its locks: started, watched, stopped.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::ear::Ear;
 use super::group::{self, Group, Happened};
@@ -58,6 +60,13 @@ impl Run {
         let (term_at, dead_at) = soonest(&keepers);
         if clock::now() >= term_at {
             return Err((group::too_late(), guard, keepers));
+        }
+        if keepers
+            .iter()
+            .zip(&left)
+            .any(|(keeper, (_, line))| !keeper.can_move && line.as_ref().is_some_and(is_hung_up))
+        {
+            return Err((group::gone_before(), guard, keepers));
         }
         signals.hear_stops();
         let terminal = Terminal::find();
@@ -205,6 +214,16 @@ impl Run {
     }
 }
 
+/// Whether the other end is closed, or was about to say so. With it the locks are gone that a server ties to
+/// the connection, and a process that was stopped in this moment has not heard of it.
+fn is_hung_up(connection: &OwnedFd) -> bool {
+    let mut first = [0; 5];
+    match recv(connection.as_raw_fd(), &mut first, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+        Ok(length) => length == 0 || &first == b"error",
+        Err(why) => why != Errno::EAGAIN,
+    }
+}
+
 /// A look-up of a name may be under way on a thread, which a fork would lose halfway.
 fn has_one_thread() -> bool {
     std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) == 1
@@ -236,4 +255,28 @@ fn environment(job: &Job, grant: Option<&Grant>) -> Vec<(&'static str, Option<Os
         ("DFLOCK_FENCE", grant.fence.and_then(|fence| text(fence.to_string()))),
         ("DFLOCK_HELD", Some(job.held.clone())),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_over_is_seen_at_a_glance() {
+        let (mut server, ours) = UnixStream::pair().unwrap();
+        let ours = OwnedFd::from(ours);
+        assert!(!is_hung_up(&ours));
+        server.write_all(b"ok 33\n").unwrap();
+        assert!(!is_hung_up(&ours), "an answer to a renewal");
+        let (mut server, ours) = UnixStream::pair().unwrap();
+        let ours = OwnedFd::from(ours);
+        server.write_all(b"error\n").unwrap();
+        assert!(is_hung_up(&ours), "what the original says before it cuts");
+        let (server, ours) = UnixStream::pair().unwrap();
+        drop(server);
+        assert!(is_hung_up(&OwnedFd::from(ours)));
+    }
 }

@@ -112,6 +112,7 @@ fn too_long_a_run_does_not_wait_for_a_renewal() {
 
 #[test]
 fn a_lock_is_kept_while_another_is_waited_for() {
+    let _quiet = crate::quiet();
     let house = House::new();
     let other = house.start(&["exec", "-l", "60", "b", "sleep", "4"]);
     house.wait_until_held("b");

@@ -17,7 +17,9 @@ pub mod holder;
 pub mod keeper;
 pub mod ledger;
 pub mod net;
+mod plant;
 pub mod play;
+mod process;
 pub mod queue;
 pub mod server;
 pub mod shrink;
@@ -35,45 +37,10 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use check::{Check, Violation};
 use history::History;
+pub use plant::Plant;
 
 pub const MS: u64 = 1_000_000;
 pub const SECOND: u64 = 1_000 * MS;
-
-/// A rule that is broken on purpose, to see that the break is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plant {
-    Nothing,
-    /// A child may live to the very end of the lease.
-    MarginRemoved,
-    GuardianOff,
-    /// The lock is given back when the command ends, whoever is left of its group.
-    ReleaseBeforeGroupGone,
-    /// A restarted server begins its numbers at the wall clock.
-    FenceNotPersisted,
-    AnswerBeforeFsync,
-    /// The lease is counted from the answer, not from before the request.
-    LeaseFromAnswer,
-    /// While the lock is being taken over again, no deadline counts.
-    ResumeAfterDeadline,
-    /// An acquire without an answer is sent again, and the first connection is kept.
-    BlindResend,
-    /// With a server that frees a lock when its connection breaks, the connection's end is no loss.
-    BrokenIsNotLost,
-    /// Leases begin anew where they stood when the server went down.
-    DowntimeForgotten,
-    /// After a reboot, the wall clock alone says how much time passed.
-    WallClockTrusted,
-    /// A place is granted though its owner is away.
-    GrantToAbsent,
-    /// A new journal gets its name, but the directory is not brought to disk.
-    NoDirectorySync,
-    /// A new journal has its name, but as that could not be brought to disk, the old one is written on.
-    OldFileAfterRename,
-    /// What happens while a new journal is begun goes to the old one only.
-    DraftMissesBatches,
-    /// What could not be written is answered all the same.
-    AnswerOnFailingDisk,
-}
 
 /// At one moment of time.
 const MOST_POLLS: usize = 10_000;
@@ -305,94 +272,6 @@ impl World {
             // It may have been killed by what it did.
             if pending && !self.is_dead(process) {
                 self.tasks.borrow_mut()[id].future = Some(future);
-            }
-        }
-    }
-
-    pub fn spawn(&self, process: usize, future: impl Future<Output = ()> + 'static) {
-        let id = self.tasks.borrow().len();
-        let waker: Waker = Arc::new(TaskWaker { task: id, ready: self.ready.clone() }).into();
-        waker.wake_by_ref();
-        self.tasks.borrow_mut().push(Task { process, future: Some(Box::pin(future)), waker });
-        self.processes.borrow_mut()[process].tasks.push(id);
-    }
-
-    pub fn new_machine(&self, ppm: i64, offset: u64) -> usize {
-        let mut machines = self.machines.borrow_mut();
-        machines.push(Machine { ppm, offset, ..Machine::default() });
-        machines.len() - 1
-    }
-
-    /// By how much it is fast, and what it showed at the beginning of time.
-    pub fn set_clock(&self, machine: usize, ppm: i64, offset: u64) {
-        let machine = &mut self.machines.borrow_mut()[machine];
-        (machine.ppm, machine.offset) = (ppm, offset);
-    }
-
-    pub fn new_process(&self, machine: usize) -> usize {
-        let mut processes = self.processes.borrow_mut();
-        processes.push(Process { machine, ..Process::default() });
-        processes.len() - 1
-    }
-
-    pub fn is_dead(&self, process: usize) -> bool {
-        self.processes.borrow()[process].dead
-    }
-
-    pub fn is_frozen(&self, process: usize) -> bool {
-        let processes = self.processes.borrow();
-        processes[process].stopped || self.machines.borrow()[processes[process].machine].asleep_since.is_some()
-    }
-
-    /// As SIGKILL does, and as the end of a program: whatever it had open is closed.
-    pub fn kill(&self, process: usize) {
-        let ids = {
-            let mut processes = self.processes.borrow_mut();
-            processes[process].dead = true;
-            std::mem::take(&mut processes[process].tasks)
-        };
-        for id in ids {
-            let future = self.tasks.borrow_mut()[id].future.take();
-            drop(future);
-        }
-    }
-
-    pub fn stop(&self, process: usize) {
-        self.processes.borrow_mut()[process].stopped = true;
-    }
-
-    pub fn go_on(&self, process: usize) {
-        self.processes.borrow_mut()[process].stopped = false;
-        self.unpark(process);
-    }
-
-    fn unpark(&self, process: usize) {
-        if !self.is_frozen(process) {
-            let parked = std::mem::take(&mut self.processes.borrow_mut()[process].parked);
-            self.ready.lock().unwrap_or_else(PoisonError::into_inner).extend(parked);
-        }
-    }
-
-    pub fn is_asleep(&self, machine: usize) -> bool {
-        self.machines.borrow()[machine].asleep_since.is_some()
-    }
-
-    pub fn put_to_sleep(&self, machine: usize) {
-        let now = self.now();
-        self.machines.borrow_mut()[machine].asleep_since.get_or_insert(now);
-    }
-
-    pub fn wake_up(&self, machine: usize) {
-        let now = self.now();
-        if let Some(machine) = self.machines.borrow_mut().get_mut(machine)
-            && let Some(since) = machine.asleep_since.take()
-        {
-            machine.slept += now - since;
-        }
-        let count = self.processes.borrow().len();
-        for process in 0..count {
-            if self.processes.borrow()[process].machine == machine {
-                self.unpark(process);
             }
         }
     }

@@ -1,6 +1,9 @@
 //! The thread that writes: stands for `server::journal::{line, writer, file}`. Group commit, new files begun
 //! slice by slice, a failing disk tried again. The bytes are the real ones, and so is the fold.
 
+mod line;
+mod pen;
+
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -9,6 +12,9 @@ use dflock::server::journal::frame::{Frame, Header};
 use dflock::server::journal::kept::{Cursor, Kept};
 use dflock::server::journal::record;
 use dflock::server::table::Change;
+
+pub use line::Line;
+use pen::{Pen, sync_time};
 
 use super::disk::Failed;
 use super::env::Env;
@@ -22,62 +28,6 @@ const GROWN_TIMES: u64 = 2;
 const STAMP_EVERY: u64 = 10_000 * MS;
 const RETRY_FIRST: u64 = 100 * MS;
 const RETRY_MOST: u64 = 2_000 * MS;
-
-/// Between the table and the writer.
-#[derive(Default)]
-pub struct Line {
-    journal: bool,
-    changes: Vec<Change>,
-    mark: u64,
-    kept: u64,
-    pub accepts: bool,
-    /// Answers do not wait: a planted bug.
-    rash: bool,
-    rash_when_failing: bool,
-    writer: Option<Waker>,
-}
-
-impl Line {
-    /// Of a server that keeps nothing.
-    pub fn to_nowhere() -> Line {
-        Line { accepts: true, ..Line::default() }
-    }
-
-    pub fn to_journal(plant: Plant) -> Line {
-        let (rash, rash_when_failing) = (plant == Plant::AnswerBeforeFsync, plant == Plant::AnswerOnFailingDisk);
-        Line { journal: true, accepts: true, rash, rash_when_failing, ..Line::default() }
-    }
-
-    pub fn add(&mut self, changes: &[Change]) {
-        if !self.journal || changes.is_empty() {
-            return;
-        }
-        self.changes.extend_from_slice(changes);
-        self.mark += 1;
-        if let Some(writer) = self.writer.take() {
-            writer.wake();
-        }
-    }
-
-    /// An answer that is given now follows from everything up to here.
-    pub fn mark(&self) -> u64 {
-        self.mark
-    }
-
-    pub fn kept(&self) -> u64 {
-        let rash = self.rash || self.rash_when_failing && !self.accepts;
-        if self.journal && !rash { self.kept } else { u64::MAX }
-    }
-}
-
-/// One file being written.
-struct Pen {
-    file: usize,
-    header: Header,
-    pending: Vec<u8>,
-    end: u64,
-    synced: u64,
-}
 
 struct Draft {
     pen: Pen,
@@ -339,32 +289,4 @@ impl Writer {
             }
         }
     }
-}
-
-impl Pen {
-    fn put(&mut self, times: Times, records: &[u8]) {
-        let at = self.end + self.pending.len() as u64;
-        Frame { synced_to: self.synced, times, records }.write(self.header, at, &mut self.pending);
-    }
-
-    fn write(&mut self, world: &World) -> Result<(), Failed> {
-        world.disk.borrow_mut().append(self.file, &self.pending)?;
-        self.end += self.pending.len() as u64;
-        self.pending.clear();
-        Ok(())
-    }
-
-    async fn sync(&mut self, env: &Env) -> Result<(), Failed> {
-        let pause = sync_time(env);
-        env.sleep(pause).await;
-        env.world.disk.borrow_mut().sync(self.file, self.end as usize)?;
-        self.synced = self.end;
-        Ok(())
-    }
-}
-
-fn sync_time(env: &Env) -> Duration {
-    let world = &env.world;
-    let usual = world.dice(&[5, world.now()]) % (4 * MS) + MS / 20;
-    Duration::from_nanos(usual + world.disk.borrow().slow_by)
 }

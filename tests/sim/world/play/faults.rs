@@ -1,0 +1,172 @@
+//! What is decided happens here: who comes, and what goes wrong and heals again.
+
+use super::*;
+
+impl World {
+    pub(super) fn decide(self: &Rc<World>, at: usize) {
+        let Decision { what, .. } = self.history.decisions[at].clone();
+        self.tell("*", || format!("{what:?}"));
+        match what {
+            What::Arrive { client, ppm, role } => self.arrive_client(client, ppm, role),
+            What::Cut { client } => self.cut(client, false),
+            What::HalfOpen { client } => self.cut(client, true),
+            What::Swallow { client, for_ms } => self.swallow(client, self.now() + for_ms * MS),
+            What::Slow { client, by_ms, for_ms } => self.slow_down(client, by_ms * MS, self.now() + for_ms * MS),
+            What::Freeze { client, for_ms } => self.freeze(client, for_ms),
+            What::KillDflock { client } => self.kill_dflock(client),
+            What::KillGuardian { client } => self.kill_guardian(client),
+            What::KillCommand { client } => {
+                if let Some(Client { leader: Some(group), .. }) = self.clients.borrow().get(client) {
+                    group.kill_leader();
+                }
+            }
+            What::Sleep { client, for_ms } => self.suspend(client, for_ms),
+            What::KillServer { down_ms } => self.fell_server(down_ms, false),
+            What::CutPower { down_ms } => self.fell_server(down_ms, true),
+            What::BreakDisk { for_ms } => {
+                self.disk.borrow_mut().broken = true;
+                self.after(for_ms * MS, |world| world.disk.borrow_mut().broken = false);
+            }
+            What::BreakDirectory { for_ms } => {
+                self.disk.borrow_mut().directory_broken = true;
+                self.after(for_ms * MS, |world| world.disk.borrow_mut().directory_broken = false);
+            }
+            What::SlowDisk { by_ms, for_ms } => {
+                self.disk.borrow_mut().slow_by = by_ms * MS;
+                self.after(for_ms * MS, |world| world.disk.borrow_mut().slow_by = 0);
+            }
+            What::SetWall { by_ms } => {
+                let mut server = self.server.borrow_mut();
+                server.wall = server.wall.saturating_add_signed(by_ms * MS as i64);
+            }
+        }
+    }
+
+    fn fell_server(self: &Rc<World>, down_ms: u64, power: bool) {
+        if self.server.borrow().down {
+            return;
+        }
+        self.server.borrow_mut().down = true;
+        self.crash(power);
+        self.after(down_ms * MS, |world| {
+            world.server.borrow_mut().down = false;
+            world.start_server();
+        });
+    }
+
+    fn arrive_client(self: &Rc<World>, client: usize, ppm: i64, role: Role) {
+        let (machine, process) = {
+            let mut clients = self.clients.borrow_mut();
+            clients[client].ended = false;
+            if let Role::Exec(job) = &role {
+                let millis = if job.kill_after_given { job.kill_after_ms } else { job.kill_after_ms.min(1_000) };
+                clients[client].grace_after_loss = millis * MS;
+            }
+            (clients[client].machine, clients[client].process)
+        };
+        self.set_clock(machine, ppm, self.dice(&[11, client as u64]) % (1_000_000 * SECOND));
+        let env = Env { world: self.clone(), process };
+        self.spawn(process, async move {
+            let lease_ms = if let Role::Exec(job) = &role { job.lease_ms } else { 0 };
+            let outcome = match role {
+                Role::Exec(job) => exec::run(env.clone(), client, job).await,
+                Role::Holder(job) => holder::run(env.clone(), client, job).await,
+                // The original's places have no tickets.
+                Role::Ticket(_) if env.world.history.site == Site::Original => Outcome::TooLate,
+                Role::Ticket(job) => ticket::run(env.clone(), client, job).await,
+            };
+            let world = env.world.clone();
+            world.tell(&format!("client {client}"), || format!("ends: {outcome:?}"));
+            let ran_to_its_end = matches!(
+                outcome,
+                Outcome::Ran(Status::Child(Ending::Exited(7)) | Status::RuntimeOver) | Outcome::NotObtained(_)
+            );
+            if lease_ms >= 10_000 && world.history.has_only_upgrades() && !ran_to_its_end {
+                world.violate(Violation::Disturbed { client });
+            }
+            drop(env);
+            // Its end closes whatever it had open.
+            world.after(0, move |world| {
+                world.kill(process);
+                world.clients.borrow_mut()[client].ended = true;
+            });
+        });
+    }
+
+    fn can_be_harmed(&self, client: usize) -> bool {
+        let clients = self.clients.borrow();
+        let Some(Client { ended: false, process, guardian, .. }) = clients.get(client) else { return false };
+        // Without its guardian nobody could act for it.
+        let guarded = guardian.as_ref().is_none_or(|(process, _)| !self.is_dead(*process));
+        guarded && !self.is_dead(*process)
+    }
+
+    fn freeze(self: &Rc<World>, client: usize, for_ms: u64) {
+        if !self.can_be_harmed(client) {
+            return;
+        }
+        let process = self.clients.borrow()[client].process;
+        self.stop(process);
+        self.after(for_ms * MS, move |world| {
+            world.tell(&format!("client {client}"), || "goes on".to_owned());
+            world.clients.borrow_mut()[client].thawed_at = world.now();
+            world.go_on(process);
+        });
+    }
+
+    fn kill_dflock(self: &Rc<World>, client: usize) {
+        if !self.can_be_harmed(client) {
+            return;
+        }
+        let (process, leader) = {
+            let mut clients = self.clients.borrow_mut();
+            clients[client].ended = true;
+            (clients[client].process, clients[client].leader.take())
+        };
+        self.kill(process);
+        // PR_SET_PDEATHSIG. Whoever else is in the group is the guardian's.
+        if let Some(leader) = leader {
+            self.child_is_told(leader.child);
+            leader.kill_leader();
+        }
+    }
+
+    fn kill_guardian(self: &Rc<World>, client: usize) {
+        let clients = self.clients.borrow();
+        let Some(Client { guardian: Some((guardian, gone)), process, .. }) = clients.get(client) else { return };
+        // A stopped dflock could not start another one, and is harmed already.
+        if self.is_frozen(*process) || self.is_dead(*process) || self.is_dead(*guardian) {
+            return;
+        }
+        let (guardian, gone) = (*guardian, gone.clone());
+        drop(clients);
+        self.kill(guardian);
+        let _ = gone.send(Happened::GuardianGone);
+    }
+
+    fn suspend(self: &Rc<World>, client: usize, for_ms: u64) {
+        let Some(machine) = self.clients.borrow().get(client).map(|client| client.machine) else { return };
+        if self.is_asleep(machine) {
+            return;
+        }
+        self.put_to_sleep(machine);
+        self.swallow(client, self.now() + for_ms * MS);
+        self.after(for_ms * MS, move |world| {
+            world.clients.borrow_mut()[client].woke_at = world.now();
+            world.wake_up(machine);
+            world.woke(machine);
+        });
+    }
+
+    pub fn guardian_starts(&self, client: usize, process: usize, gone: mpsc::UnboundedSender<Happened>) {
+        if let Some(client) = self.clients.borrow_mut().get_mut(client) {
+            client.guardian = Some((process, gone));
+        }
+    }
+
+    pub fn leads(&self, client: usize, group: super::super::child::Group) {
+        if let Some(client) = self.clients.borrow_mut().get_mut(client) {
+            client.leader = Some(group);
+        }
+    }
+}
