@@ -38,6 +38,8 @@ pub struct About {
     pub auto_release: Option<bool>,
     pub idle_cut_s: Option<u64>,
     pub resume_s: u64,
+    /// How often it has granted anything.
+    pub grants: Option<u64>,
 }
 
 /// An answer, kept.

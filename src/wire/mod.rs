@@ -30,9 +30,9 @@
 //! further fields behind the ones they know.
 //!
 //! `info` says what the server is: `{"server":"dflock","version":"…","fencing":true,"auto_release":true,
-//! "idle_cut_s":0,"resume_s":60}`. `idle_cut_s` is how long a connection that holds or waits may be silent
+//! "idle_cut_s":0,"resume_s":60,"grants":7}`. `idle_cut_s` is how long a connection that holds or waits may be silent
 //! (0: any time). With `resume N` the locks and queue places of this connection outlive it by N seconds
-//! (`resume_s` says how many were agreed), and `e` answers `queued TICKET`.
+//! (`resume_s` says how many were agreed), and `e` answers `queued TICKET`. `grants` counts since the start.
 //!
 //! What was resumed belongs to the connection that resumed it, and the lease of a lock starts anew. After
 //! `queued` the place is waited for by `w`; after `acquired` nothing is left to wait for.

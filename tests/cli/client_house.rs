@@ -32,6 +32,7 @@ pub struct Said {
 
 impl Desk {
     pub fn new() -> Desk {
+        crate::house::hear_signals();
         let home = tempfile::tempdir().expect("a home");
         for (name, mode) in [("run", 0o700), ("config", 0o755)] {
             std::fs::create_dir(home.path().join(name)).expect("a directory");

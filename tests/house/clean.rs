@@ -54,6 +54,7 @@ impl House {
 
     /// For servers that are there already, as `--servers` names them.
     pub fn at(servers: &str) -> House {
+        super::hear_signals();
         let home = tempfile::tempdir().expect("a home");
         let runtime = home.path().join("run");
         fs::create_dir(&runtime).expect("a runtime directory");

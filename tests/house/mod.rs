@@ -40,6 +40,21 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Whoever starts the tests in the background of a script, or under nohup, has Ctrl-C or hang-ups ignored, and
+/// every program would inherit that.
+pub fn hear_signals() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        for number in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+            #[expect(unsafe_code, reason = "setting the default action runs no code of ours")]
+            // SAFETY: the default action is no handler.
+            let _ = unsafe { signal(number, SigHandler::SigDfl) };
+        }
+    });
+}
+
 /// A `dflock serve` of its own, ended when dropped.
 pub struct Server {
     child: Child,
@@ -56,6 +71,7 @@ impl Server {
 
     /// `prepare` may change the command's environment and limits.
     pub fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Server {
+        hear_signals();
         let home = tempfile::tempdir().expect("a home for the server");
         let mut command = Command::new(env!("CARGO_BIN_EXE_dflock"));
         command.args(["serve", "--port", "0", "--log-format", "json"]).args(args);

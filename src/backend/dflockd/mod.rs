@@ -199,7 +199,10 @@ async fn stats_of(shard: &Shard, access: &Access, tried: &str) -> Result<Stats, 
         answered.map_err(|(trouble, member)| trouble.into_failure(tried, &member))?;
     let nonsense = |why: &str| Trouble::Nonsense(why.to_owned()).into_failure(tried, &connection.address);
     match said {
-        Said::Document(json) => serde_json::from_slice(&json).map_err(|why| nonsense(&why.to_string())),
+        Said::Document(json) => {
+            let stats: Stats = serde_json::from_slice(&json).map_err(|why| nonsense(&why.to_string()))?;
+            Ok(Stats { grants: connection.about.grants, ..stats })
+        }
         said => Err(nonsense(in_words(&said))),
     }
 }

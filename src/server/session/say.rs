@@ -78,10 +78,11 @@ impl Session {
             }
         };
         let auto_release = self.seat.context.auto_release;
+        let grants = self.seat.context.shared.read(|table, _| table.grants());
         let version = env!("CARGO_PKG_VERSION");
         let info = format!(
             "{{\"server\":\"dflock\",\"version\":\"{version}\",\"fencing\":true,\
-             \"auto_release\":{auto_release},\"idle_cut_s\":0,\"resume_s\":{resume_s}}}"
+             \"auto_release\":{auto_release},\"idle_cut_s\":0,\"resume_s\":{resume_s},\"grants\":{grants}}}"
         );
         self.say(Answer::Document(info.as_bytes()))
     }

@@ -258,6 +258,7 @@ impl Table {
         });
         self.stamps.insert(stamp.number, claim);
         self.load.held += 1;
+        self.grants_ever += 1;
         let entry = &self.claims[claim as usize];
         let key = &mut self.keys[entry.key as usize];
         key.holders += 1;

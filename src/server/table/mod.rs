@@ -78,6 +78,7 @@ pub struct Table {
     /// The last fence, ticket or birth number given out.
     last_number: u64,
     connections_ever: u64,
+    grants_ever: u64,
     closed: bool,
     /// Gives out nothing for now, and takes nobody into a queue.
     paused: bool,
@@ -175,6 +176,7 @@ impl Table {
             load: Load::default(),
             last_number,
             connections_ever: 0,
+            grants_ever: 0,
             closed: false,
             paused: false,
         }
@@ -182,6 +184,11 @@ impl Table {
 
     pub fn load(&self) -> Load {
         self.load
+    }
+
+    /// How often anything was granted since this table was made.
+    pub fn grants(&self) -> u64 {
+        self.grants_ever
     }
 
     /// Whether it stopped giving out locks.
