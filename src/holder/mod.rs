@@ -6,7 +6,10 @@
 //! lost its lock stays to say so until one of these. Commands find holders through the `registry` and talk
 //! to them over a Unix socket (`control`).
 
+mod caller;
 pub mod control;
+mod door;
+mod lock;
 pub mod owner;
 pub mod registry;
 pub mod run;

@@ -1,66 +1,31 @@
 //! A holder's loop: lease news, requests, its owner's death, its own end.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::control::{self, Reply, Request, State, Status};
+use super::caller::{Caller, Heard, tell};
+use super::control::{Reply, Request, State, Status};
+use super::door::{Asked, accept};
+use super::lock::{Change, Lock};
 use super::owner::Watch;
 use super::registry::{Entry, Registry};
-use super::{Held, Job, Report};
+use super::{Job, Report};
 use crate::backend::{Ask, Backend, Hold, Joined, Renewal, Wait};
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
 use crate::lease::alarm::Alarm;
-use crate::lease::keeper::{Keeper, News, RELEASE_WITHIN};
-use crate::lock::Token;
-
-/// Time that a holder needs to hear of a loss before its lease ends: it has no child to stop.
-const GRACE: Duration = Duration::ZERO;
+use crate::lease::keeper::{News, RELEASE_WITHIN};
 
 /// How long the server may take to agree on keeping the lock when the connection breaks.
 const SECURE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a holder that lost its lock stays to say so, if nothing else ends it.
 const REMEMBER_LOSS: Duration = Duration::from_secs(24 * 3600);
-
-/// What arrives from a command.
-type Asked = (Request, oneshot::Sender<Reply>);
-
-/// A lock, or the way to one.
-enum Lock {
-    /// Asked for, and not yet answered.
-    Joining {
-        task: JoinHandle<Result<Joined, Failure>>,
-        stop: oneshot::Sender<()>,
-        server: String,
-    },
-    /// In the queue, by `enqueue`.
-    Waiting {
-        turn: JoinHandle<Result<Hold, Failure>>,
-        server: String,
-        /// When it was joined, where the server tells.
-        position: Option<u64>,
-    },
-    Held {
-        keeper: Keeper,
-        held: Held,
-        server: String,
-        since: Moment,
-    },
-    Lost {
-        why: String,
-        server: String,
-        token: Option<Token>,
-    },
-}
 
 struct Holder {
     job: Job,
@@ -154,87 +119,10 @@ async fn join(job: Job, backend: Arc<Backend>, stopped: oneshot::Receiver<()>) -
     }
 }
 
-/// The command that started us. It holds the other end of our stdin until it has passed on what we report.
-struct Caller {
-    stdin: Option<tokio::net::unix::pipe::Receiver>,
-    is_told: bool,
-}
-
-/// What a caller does in the end.
-enum Heard {
-    /// It has passed on the report: the lock is wanted.
-    Thanks,
-    /// It is gone, and nobody knows of the lock.
-    Gone,
-}
-
-impl Caller {
-    fn new() -> std::io::Result<Caller> {
-        use std::os::fd::AsFd;
-
-        let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
-        let stdin = tokio::net::unix::pipe::Receiver::from_file(std::fs::File::from(stdin))?;
-        Ok(Caller { stdin: Some(stdin), is_told: false })
-    }
-
-    async fn hear(&mut self) -> Heard {
-        let Some(stdin) = &mut self.stdin else { return std::future::pending().await };
-        match stdin.read(&mut [0]).await {
-            Ok(1) => Heard::Thanks,
-            _ => Heard::Gone,
-        }
-    }
-
-    /// Says how it went; `false` if nobody listens any more.
-    fn tell(&mut self, report: &Result<Report, Failure>) -> bool {
-        self.is_told = true;
-        tell(report).is_ok()
-    }
-
-    /// From now on we are on our own.
-    fn part(&mut self) {
-        self.stdin = None;
-        detach();
-    }
-}
-
 async fn ended(watch: Option<&Watch>) {
     match watch {
         Some(watch) => watch.ended().await,
         None => std::future::pending().await,
-    }
-}
-
-fn tell(report: &Result<Report, Failure>) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(report)?;
-    line.push(b'\n');
-    let mut stdout = std::fs::File::options().write(true).open("/dev/stdout")?;
-    stdout.write_all(&line)
-}
-
-/// Nobody must wait for the end of our output.
-fn detach() {
-    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
-        // They stay open at worst; a reader of the report has read its line.
-        let _ = nix::unistd::dup2_stdin(&null);
-        let _ = nix::unistd::dup2_stdout(&null);
-    }
-}
-
-impl Lock {
-    fn hold(hold: Hold) -> Lock {
-        let grant = hold.grant().clone();
-        let held = Held { token: grant.token, fence: grant.fence, lease: grant.lease };
-        Lock::Held { keeper: Keeper::start(hold, GRACE), held, server: grant.server, since: clock::now() }
-    }
-
-    fn server(&self) -> &str {
-        match self {
-            Lock::Joining { server, .. }
-            | Lock::Waiting { server, .. }
-            | Lock::Held { server, .. }
-            | Lock::Lost { server, .. } => server,
-        }
     }
 }
 
@@ -534,71 +422,5 @@ impl Holder {
     fn not_yet(&self) -> Failure {
         self.named(Kind::Busy, format!("{} is not held yet: it is still waited for", self.job.key))
             .hint("dflock wait KEY waits for the turn")
-    }
-}
-
-impl Lock {
-    async fn changed(&mut self) -> Change {
-        match self {
-            Lock::Joining { task, .. } => {
-                let joined = task.await;
-                Change::Joined(Box::new(joined.unwrap_or_else(|why| Err(Failure::internal("take the lock", &why)))))
-            }
-            Lock::Waiting { turn, .. } => {
-                let turn = turn.await;
-                Change::Turn(Box::new(turn.unwrap_or_else(|why| Err(Failure::internal("wait for the turn", &why)))))
-            }
-            Lock::Held { keeper, .. } => {
-                if keeper.news.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                Change::News
-            }
-            Lock::Lost { .. } => std::future::pending().await,
-        }
-    }
-}
-
-/// What may happen to a lock by itself.
-enum Change {
-    Joined(Box<Result<Joined, Failure>>),
-    Turn(Box<Result<Hold, Failure>>),
-    News,
-}
-
-/// Lets commands of this user in.
-async fn accept(listener: UnixListener, ask: mpsc::Sender<Asked>) {
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        if control::is_allowed(&stream) {
-            tokio::spawn(converse(stream, ask.clone()));
-        }
-    }
-}
-
-/// One request and its answer. A command that goes away while it waits takes its wait with it.
-async fn converse(mut stream: UnixStream, ask: mpsc::Sender<Asked>) {
-    let Ok(Ok(Some(request))) = timeout(control::PROMPT, control::receive::<Request>(&mut stream)).await else {
-        return;
-    };
-    let (reply, mut answer) = oneshot::channel();
-    if ask.send((request, reply)).await.is_err() {
-        return;
-    }
-    let mut byte = [0];
-    let answer = tokio::select! {
-        answer = &mut answer => answer,
-        _ = stream.read(&mut byte) => {
-            answer.close();
-            // Any request will do to have it looked at who still waits.
-            let _ = ask.send((Request::Status, oneshot::channel().0)).await;
-            return;
-        }
-    };
-    if let Ok(answer) = answer {
-        let _ = timeout(control::PROMPT, control::send(&mut stream, &answer)).await;
     }
 }
