@@ -104,7 +104,7 @@ fn a_place_in_the_queue_has_a_number() {
     let Some((etcd, house)) = calm("a_place_in_the_queue_has_a_number") else { return };
     let join = |key: &str, limit: &[&str]| {
         let verb: &[&str] = if limit.is_empty() { &["enqueue"] } else { &["sem", "enqueue"] };
-        let args = [verb, &[key, "--owner", "none", "--max-hold", "60s", "--json"], limit].concat();
+        let args = [verb, &[key, "-l", "20", "--owner", "none", "--max-hold", "60s", "--json"], limit].concat();
         house.dflock(&args).json()["position"].as_u64()
     };
     assert_eq!([(); 3].map(|()| join("number", &[])), [None, Some(1), Some(2)]);
