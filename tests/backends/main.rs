@@ -65,6 +65,7 @@ checks! {
     several_keys_all_or_nothing
     who_is_interrupted_leaves_the_queue
     guardian
+    a_lock_outlives_its_command
     reports
     unsupported_says_so
 }
