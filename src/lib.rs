@@ -29,8 +29,9 @@
 //!
 //! 1. Only `main` leaves the process; only `output` prints; only `exec::group` and `exec::guard` signal a
 //!    command; only `lease::keeper` renews; only `net::tls` reads keys; only `sys` is unsafe.
-//! 2. `wire`, `lock`, `lease::plan`, `exec::script`, `client::retry` and `server::table` touch no clock,
-//!    socket, file, environment or randomness. What they need is an argument.
+//! 2. `wire`, `lock`, `lease::plan`, `exec::script`, `client::retry`, `server::table`, what a journal says
+//!    (`server::journal`, but for its files) and where etcd's keys are (`backend::etcd::layout`) touch no
+//!    clock, socket, file, environment or randomness. What they need is an argument.
 //! 3. Nothing waits without a deadline; nothing from outside is stored without a limit.
 //! 4. A lease that cannot be proved is held for lost: the child is gone *before* the server could have given
 //!    the lock away.

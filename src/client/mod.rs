@@ -71,11 +71,7 @@ impl Trouble {
 
     fn kind(&self) -> Kind {
         match self {
-            Trouble::Dial(error) => match error.kind {
-                DialKind::Unreachable => Kind::Unreachable,
-                DialKind::Untrusted => Kind::Denied,
-                DialKind::Strange => Kind::Refused,
-            },
+            Trouble::Dial(error) => error.kind.failure(),
             Trouble::WrongSecret | Trouble::SecretNeeded | Trouble::SecretInTheOpen => Kind::Denied,
             Trouble::Nonsense(_) | Trouble::Full => Kind::Refused,
             Trouble::Broken(_) | Trouble::Mute | Trouble::Silent | Trouble::Draining | Trouble::NoLeader => {

@@ -107,7 +107,7 @@ pub async fn run(
     };
     let say: Say<'_> = &|text| user.say(text);
     let status = run.watch(&mut signals, let_go, say).await;
-    let Run { mut keepers, guard, terminal, .. } = run;
+    let Run { keepers, guard, terminal, .. } = run;
     if let Some(terminal) = &terminal {
         terminal.take_back();
     }
@@ -115,7 +115,7 @@ pub async fn run(
         // Nothing is held; a server that still keeps the lock for us is told not to.
         after::give_back(keepers, guard, &|_| ()).await;
     } else {
-        keepers = after::hold_on(keepers, &job, user, &mut signals).await;
+        let keepers = after::hold_on(keepers, &job, user, &mut signals).await;
         after::give_back(keepers, guard, say).await;
     }
     Ok(Outcome::Ran(status))

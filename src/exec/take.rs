@@ -11,13 +11,10 @@ use super::guard::{Guard, Left};
 use super::leases::next_news;
 use super::script::Lease;
 use super::signals::Signals;
-use crate::backend::{Ask, Backend, Hold, Renewal, Wait};
+use crate::backend::{Ask, Backend, Hold, Wait};
 use crate::clock;
 use crate::error::{Failure, Kind};
-use crate::lease::keeper::{Keeper, RELEASE_WITHIN};
-
-/// How long the server may take to agree on keeping a lock when the connection breaks.
-const SECURE_WITHIN: Duration = Duration::from_secs(2);
+use crate::lease::keeper::{Keeper, RELEASE_WITHIN, secure};
 
 pub(super) enum Taken {
     /// In the order they were asked for.
@@ -85,9 +82,8 @@ async fn keep(ask: &Ask, mut hold: Hold, guard: &Guard, grace: Duration) -> Resu
     if let Err(why) = guard.lock(left.clone(), lifeline.as_ref()) {
         return Err((Failure::internal("tell the guardian", &why), Some(hold)));
     }
-    if let Renewal::Unknown(why) = hold.secure(clock::now() + SECURE_WITHIN).await {
-        let failure = Failure::new(Kind::Unreachable, format!("cannot keep {}: {why}", ask.key));
-        return Err((failure.hint("the server went away just now: try again"), Some(hold)));
+    if let Err(failure) = secure(&mut hold, &ask.key).await {
+        return Err((failure, Some(hold)));
     }
     Ok(Kept { keeper: Keeper::start(hold, grace), left: (left, lifeline) })
 }

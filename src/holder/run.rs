@@ -15,14 +15,11 @@ use super::lock::{Change, Lock};
 use super::owner::Watch;
 use super::registry::{Entry, Registry};
 use super::{Job, Report};
-use crate::backend::{Ask, Backend, Hold, Joined, Renewal, Wait};
+use crate::backend::{Ask, Backend, Hold, Joined, Wait};
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
 use crate::lease::alarm::Alarm;
-use crate::lease::keeper::{News, RELEASE_WITHIN};
-
-/// How long the server may take to agree on keeping the lock when the connection breaks.
-const SECURE_WITHIN: Duration = Duration::from_secs(2);
+use crate::lease::keeper::{News, RELEASE_WITHIN, secure};
 
 /// How long a holder that lost its lock stays to say so, if nothing else ends it.
 const REMEMBER_LOSS: Duration = Duration::from_secs(24 * 3600);
@@ -109,10 +106,7 @@ async fn join(job: Job, backend: Arc<Backend>, stopped: oneshot::Receiver<()>) -
     match joined {
         Joined::Held(mut hold) => {
             // Nobody is told of a lock that the next hiccup of the network would end.
-            if let Renewal::Unknown(why) = hold.secure(clock::now() + SECURE_WITHIN).await {
-                let failure = Failure::new(Kind::Unreachable, format!("cannot keep {}: {why}", job.key));
-                return Err(failure.hint("the server went away just now: try again"));
-            }
+            secure(&mut hold, &job.key).await?;
             Ok(Joined::Held(hold))
         }
         queued => Ok(queued),

@@ -9,10 +9,13 @@ use super::plan::{Plan, Step};
 use crate::backend::{Hold, Renewal};
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
-use crate::lock::Grant;
+use crate::lock::{Grant, Key};
 
 /// How long one renewal may take where another way to the server can be tried after it.
 const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// How long the server may take to agree on keeping a lock when the connection breaks.
+const SECURE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a release may take.
 pub const RELEASE_WITHIN: Duration = Duration::from_secs(2);
@@ -29,6 +32,18 @@ pub enum News {
     InDanger { term_at: Moment, dead_at: Moment, why: String },
     /// The server gave it away, or may at any moment.
     Lost { proved: bool, why: String },
+}
+
+/// Before anybody relies on a lock: the next hiccup of the network must not end it, where the server can see to
+/// that.
+pub async fn secure(hold: &mut Hold, key: &Key) -> Result<(), Failure> {
+    let why = match hold.secure(clock::now() + SECURE_WITHIN).await {
+        Renewal::Renewed { .. } => return Ok(()),
+        Renewal::Gone => "the server gave it away".to_owned(),
+        Renewal::Unknown(why) => why,
+    };
+    let failure = Failure::new(Kind::Unreachable, format!("cannot keep {key}: {why}"));
+    Err(failure.hint("the server went away just now: try again"))
 }
 
 enum Order {

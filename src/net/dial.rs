@@ -12,6 +12,7 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, ClientConfig, Err
 
 use super::listen::prepare;
 use super::{Address, Stream};
+use crate::error::Kind;
 
 /// TLS as a client speaks it.
 #[derive(Clone)]
@@ -40,6 +41,17 @@ pub enum DialKind {
     Untrusted,
     /// Somebody answers, but not as TLS would.
     Strange,
+}
+
+impl DialKind {
+    /// What that is to a script.
+    pub fn failure(self) -> Kind {
+        match self {
+            DialKind::Unreachable => Kind::Unreachable,
+            DialKind::Untrusted => Kind::Denied,
+            DialKind::Strange => Kind::Refused,
+        }
+    }
 }
 
 /// The same in words, with what to do about it.

@@ -109,11 +109,7 @@ impl Trouble {
 
     fn kind(&self) -> Kind {
         match self {
-            Trouble::Dial(error) => match error.kind {
-                DialKind::Unreachable => Kind::Unreachable,
-                DialKind::Untrusted => Kind::Denied,
-                DialKind::Strange => Kind::Refused,
-            },
+            Trouble::Dial(error) => error.kind.failure(),
             Trouble::Broken(_) | Trouble::Silent | Trouble::Unable(_) => Kind::Unreachable,
             Trouble::WrongLogin
             | Trouble::LoginNeeded
