@@ -45,7 +45,7 @@ const PURE: &[&str] = &[
     "src/server/journal/replay.rs",
     "src/lease/plan.rs",
     "src/client/retry.rs",
-    "src/exec/script.rs",
+    "src/exec/policy.rs",
 ];
 
 const IMPURE: &[&str] = &[

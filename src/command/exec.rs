@@ -15,7 +15,7 @@ use super::target::Target;
 use crate::backend::{Ask, Backend, Inherited, Status, Wait};
 use crate::error::{Failure, Kind as Wrong};
 use crate::exec::guard::{Guard, Left};
-use crate::exec::script::Rules;
+use crate::exec::policy::Rules;
 use crate::exec::{self, Job, Outcome, SHORTEST_LEASE};
 use crate::holder::{self, Site, start};
 use crate::lock::{Grant, Key, Kind};

@@ -2,7 +2,7 @@
 
 use std::borrow::{Borrow, BorrowMut};
 
-use super::script::Lease;
+use super::policy::Lease;
 use crate::clock::Moment;
 use crate::lease::keeper::{Keeper, News};
 

@@ -1,6 +1,6 @@
 //! A child process under a lease. The story: guardian, locks, command, watch, stop, sweep, release.
 //!
-//! `script` and `lease::plan` decide; the loop in `running` feeds the script what happens and carries out what
+//! `policy` and `lease::plan` decide; the loop in `running` feeds the policy what happens and carries out what
 //! it says. The guardian (`guard`) does the one thing that dflock cannot do for itself: end the group when
 //! dflock is dead or frozen.
 
@@ -9,8 +9,8 @@ mod ear;
 mod group;
 pub mod guard;
 mod leases;
+pub mod policy;
 mod running;
-pub mod script;
 mod signals;
 pub mod status;
 mod take;
@@ -28,8 +28,8 @@ use crate::error::Failure;
 use crate::lease::keeper::RELEASE_WITHIN;
 use crate::lock::Grant;
 use guard::{Guard, LetGo};
+use policy::Rules;
 use running::Run;
-use script::Rules;
 use signals::Signals;
 use status::Status;
 use take::{Taken, take_all};

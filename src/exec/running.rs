@@ -12,7 +12,7 @@ use super::ear::Ear;
 use super::group::{self, Group, Happened};
 use super::guard::{Guard, Left, LetGo};
 use super::leases::{next_news, soonest};
-use super::script::{Action, Event, Script};
+use super::policy::{Action, Event, Policy};
 use super::signals::Signals;
 use super::status::Status;
 use super::take::Kept;
@@ -35,7 +35,7 @@ pub(super) struct Run {
     group: Group,
     pub(super) terminal: Option<Terminal>,
     ear: Option<Ear>,
-    script: Script,
+    policy: Policy,
     alarm: Alarm,
     due: Moment,
     /// The group is being ended and its end is looked for.
@@ -84,7 +84,7 @@ impl Run {
         };
         // Without it only the command hears Ctrl-C, which is what matters most.
         let ear = terminal.as_ref().filter(|_| has_one_thread()).and_then(|_| Ear::put_into(group.leader()).ok());
-        let script = Script::new(clock::now(), term_at, dead_at, job.rules);
+        let policy = Policy::new(clock::now(), term_at, dead_at, job.rules);
         let guard = Some(guard);
         Ok(Run {
             keepers,
@@ -93,21 +93,21 @@ impl Run {
             group,
             terminal,
             ear,
-            script,
+            policy,
             alarm: Alarm::new(),
-            // At once: the script says when the first look is due.
+            // At once: the policy says when the first look is due.
             due: clock::now(),
             sweeping: false,
         })
     }
 
-    /// The loop: one event at a time, until the script says how we leave.
+    /// The loop: one event at a time, until the policy says how we leave.
     pub(super) async fn watch(&mut self, signals: &mut Signals, let_go: LetGo<'_>, say: Say<'_>) -> Status {
         let mut events = Vec::new();
         loop {
-            // The clock is looked at with every event, and before it: see the script.
+            // The clock is looked at with every event, and before it: see the policy.
             for event in events.drain(..) {
-                let (actions, due) = self.script.next(clock::now(), event);
+                let (actions, due) = self.policy.next(clock::now(), event);
                 self.due = due;
                 for action in actions {
                     if let Some(status) = self.act(action, say) {
@@ -194,7 +194,7 @@ impl Run {
                 if let Some(terminal) = &self.terminal {
                     terminal.take_back();
                     terminal.stop_our_group();
-                    let (actions, due) = self.script.next(clock::now(), Event::Continued);
+                    let (actions, due) = self.policy.next(clock::now(), Event::Continued);
                     self.due = due;
                     return actions.into_iter().find_map(|action| self.act(action, say));
                 }

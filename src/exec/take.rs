@@ -9,7 +9,7 @@ use super::Job;
 use super::after::give_back;
 use super::guard::{Guard, Left};
 use super::leases::next_news;
-use super::script::Lease;
+use super::policy::Lease;
 use super::signals::Signals;
 use crate::backend::{Ask, Backend, Hold, Wait};
 use crate::clock;

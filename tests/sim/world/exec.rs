@@ -1,4 +1,4 @@
-//! `dflock exec`: stands for `exec::run` and its loop. `exec::script` decides.
+//! `dflock exec`: stands for `exec::run` and its loop. `exec::policy` decides.
 
 use std::borrow::{Borrow, BorrowMut};
 use std::future::poll_fn;
@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use dflock::clock::Moment;
-use dflock::exec::script::{Action, Event, Lease, Rules, Script};
+use dflock::exec::policy::{Action, Event, Lease, Policy, Rules};
 use dflock::exec::status::Status;
 use dflock::lock::Kind;
 use nix::sys::signal::Signal;
@@ -73,9 +73,9 @@ pub async fn run(env: Env, client: usize, job: Job) -> Outcome {
         warn_on_lost: false,
         max_runtime: job.max_runtime_ms.map(Duration::from_millis),
     };
-    let script = Script::new(env.now(), term_at, dead_at, rules);
+    let policy = Policy::new(env.now(), term_at, dead_at, rules);
     let (sweeping, due) = (false, env.now());
-    let mut run = Run { env, client, keepers, guard, left, group, script, due, sweeping, leader: false, tell, told };
+    let mut run = Run { env, client, keepers, guard, left, group, policy, due, sweeping, leader: false, tell, told };
     let status = run.watch().await;
     let Run { env, keepers, guard, .. } = run;
     give_back(&env, keepers).await;
@@ -140,7 +140,7 @@ struct Run {
     guard: Guard,
     left: Vec<Left>,
     group: Group,
-    script: Script,
+    policy: Policy,
     due: Moment,
     sweeping: bool,
     /// The command itself has ended.
@@ -163,7 +163,7 @@ impl Run {
                 std::future::pending::<()>().await;
             }
             for event in std::mem::take(&mut events) {
-                let (actions, due) = self.script.next(self.env.now(), event);
+                let (actions, due) = self.policy.next(self.env.now(), event);
                 self.due = due;
                 for action in actions {
                     if let Some(status) = self.act(action) {

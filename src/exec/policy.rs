@@ -89,7 +89,7 @@ enum Why {
 }
 
 #[derive(Debug)]
-pub struct Script {
+pub struct Policy {
     rules: Rules,
     term_at: Moment,
     dead_at: Moment,
@@ -104,10 +104,10 @@ pub struct Script {
     left: bool,
 }
 
-impl Script {
+impl Policy {
     /// The command has been started at `now`.
-    pub fn new(now: Moment, term_at: Moment, dead_at: Moment, rules: Rules) -> Script {
-        Script {
+    pub fn new(now: Moment, term_at: Moment, dead_at: Moment, rules: Rules) -> Policy {
+        Policy {
             rules,
             term_at,
             dead_at,
@@ -291,8 +291,8 @@ mod tests {
         Rules { kill_after: Duration::from_secs(5), kill_after_given: false, warn_on_lost: false, max_runtime: None };
 
     /// A lease of ten seconds, as `lease::plan` counts it.
-    fn script(rules: Rules) -> Script {
-        Script::new(T0, at(6.5), at(9.0), rules)
+    fn policy(rules: Rules) -> Policy {
+        Policy::new(T0, at(6.5), at(9.0), rules)
     }
 
     fn lost(proved: bool) -> Event {
@@ -305,149 +305,149 @@ mod tests {
 
     #[test]
     fn a_command_that_ends_in_time_decides_the_status() {
-        let mut script = script(RULES);
-        let (actions, next) = script.next(at(1.0), Event::Ended(Ending::Exited(7)));
+        let mut policy = policy(RULES);
+        let (actions, next) = policy.next(at(1.0), Event::Ended(Ending::Exited(7)));
         assert_eq!(actions, [Action::Release, Action::Leave(Status::Child(Ending::Exited(7)))]);
         assert_eq!(next, Moment::NEVER);
     }
 
     #[test]
     fn a_lease_that_is_not_renewed_ends_the_command_in_time() {
-        let mut script = script(RULES);
-        let (actions, next) = script.next(at(6.5), Event::Due);
+        let mut policy = policy(RULES);
+        let (actions, next) = policy.next(at(6.5), Event::Due);
         assert_eq!(without_words(actions), [Action::Stop]);
         assert_eq!(next, at(9.0), "killed when the margin begins");
-        let (actions, _) = script.next(at(9.0), Event::Due);
+        let (actions, _) = policy.next(at(9.0), Event::Due);
         assert_eq!(actions, [Action::Kill]);
-        let (actions, _) = script.next(at(9.1), Event::Ended(Ending::Killed(Signal::SIGKILL)));
+        let (actions, _) = policy.next(at(9.1), Event::Ended(Ending::Killed(Signal::SIGKILL)));
         assert!(actions.is_empty(), "its group is waited for: {actions:?}");
-        let (actions, _) = script.next(at(9.2), Event::GroupGone);
+        let (actions, _) = policy.next(at(9.2), Event::GroupGone);
         assert_eq!(actions, [Action::Release, Action::Leave(Status::Lost)]);
     }
 
     #[test]
     fn better_news_move_the_deadline_and_the_guardian() {
-        let mut script = script(RULES);
-        let (actions, next) = script.next(at(3.0), Event::Lease(Lease::Held { term_at: at(9.5), dead_at: at(12.0) }));
+        let mut policy = policy(RULES);
+        let (actions, next) = policy.next(at(3.0), Event::Lease(Lease::Held { term_at: at(9.5), dead_at: at(12.0) }));
         assert_eq!(actions, [Action::Guard(at(12.0))]);
         assert_eq!(next, at(9.5));
     }
 
     #[test]
     fn a_proved_loss_leaves_a_second_at_most() {
-        let mut script = script(RULES);
-        let (actions, next) = script.next(at(1.0), lost(true));
+        let mut policy = policy(RULES);
+        let (actions, next) = policy.next(at(1.0), lost(true));
         assert_eq!(without_words(actions), [Action::Stop]);
         assert_eq!(next, at(2.0));
-        let mut chosen = self::script(Rules { kill_after: secs(3.0), kill_after_given: true, ..RULES });
+        let mut chosen = self::policy(Rules { kill_after: secs(3.0), kill_after_given: true, ..RULES });
         assert_eq!(chosen.next(at(1.0), lost(true)).1, at(4.0));
     }
 
     #[test]
     fn a_loss_that_is_proved_later_leaves_a_second_from_then() {
-        let mut script = script(RULES);
-        assert_eq!(script.next(at(6.5), Event::Due).1, at(9.0));
-        assert_eq!(script.next(at(6.6), lost(true)), (Vec::new(), at(7.6)));
-        assert_eq!(script.next(at(7.6), Event::Due).0, [Action::Kill]);
+        let mut policy = policy(RULES);
+        assert_eq!(policy.next(at(6.5), Event::Due).1, at(9.0));
+        assert_eq!(policy.next(at(6.6), lost(true)), (Vec::new(), at(7.6)));
+        assert_eq!(policy.next(at(7.6), Event::Due).0, [Action::Kill]);
     }
 
     #[test]
     fn better_news_after_a_loss_change_nothing() {
-        let mut script = script(RULES);
-        script.next(at(1.0), lost(true));
+        let mut policy = policy(RULES);
+        policy.next(at(1.0), lost(true));
         let held = Event::Lease(Lease::Held { term_at: at(9.5), dead_at: at(12.0) });
-        let (actions, next) = script.next(at(1.5), held);
+        let (actions, next) = policy.next(at(1.5), held);
         assert!(actions.is_empty(), "the guardian keeps its moment: {actions:?}");
         assert_eq!(next, at(2.0), "and so does the kill");
     }
 
     #[test]
     fn two_interrupts_far_apart_are_two_first_ones() {
-        let mut script = Script::new(T0, at(3590.0), at(3595.0), RULES);
-        assert!(script.next(at(1.0), Event::Interrupt).0.is_empty());
-        assert!(script.next(at(7.0), Event::Interrupt).0.is_empty());
-        let (actions, next) = script.next(at(8.0), Event::Interrupt);
+        let mut policy = Policy::new(T0, at(3590.0), at(3595.0), RULES);
+        assert!(policy.next(at(1.0), Event::Interrupt).0.is_empty());
+        assert!(policy.next(at(7.0), Event::Interrupt).0.is_empty());
+        let (actions, next) = policy.next(at(8.0), Event::Interrupt);
         assert_eq!((without_words(actions), next), (vec![Action::Stop], at(13.0)));
     }
 
     #[test]
     fn after_a_pause_past_the_lease_the_kill_comes_first() {
-        let mut script = script(RULES);
-        let (actions, _) = script.next(at(3600.0), Event::Signal(Signal::SIGUSR1));
+        let mut policy = policy(RULES);
+        let (actions, _) = policy.next(at(3600.0), Event::Signal(Signal::SIGUSR1));
         let actions = without_words(actions);
         assert_eq!(actions[..2], [Action::Stop, Action::Kill]);
     }
 
     #[test]
     fn a_loss_after_the_end_changes_nothing() {
-        let mut script = script(RULES);
-        script.next(at(1.0), Event::Ended(Ending::Exited(0)));
-        assert!(script.next(at(1.1), lost(true)).0.is_empty());
+        let mut policy = policy(RULES);
+        policy.next(at(1.0), Event::Ended(Ending::Exited(0)));
+        assert!(policy.next(at(1.1), lost(true)).0.is_empty());
     }
 
     #[test]
     fn an_end_seen_after_the_deadline_proves_nothing() {
-        let mut script = script(RULES);
-        let (actions, _) = script.next(at(20.0), Event::Ended(Ending::Exited(0)));
+        let mut policy = policy(RULES);
+        let (actions, _) = policy.next(at(20.0), Event::Ended(Ending::Exited(0)));
         assert_eq!(without_words(actions), [Action::Release, Action::Leave(Status::Lost)]);
         // Between TERM time and the deadline it is still the command's own end.
-        let mut script = self::script(RULES);
-        let (actions, _) = script.next(at(8.0), Event::Ended(Ending::Exited(0)));
+        let mut policy = self::policy(RULES);
+        let (actions, _) = policy.next(at(8.0), Event::Ended(Ending::Exited(0)));
         assert_eq!(actions, [Action::Release, Action::Leave(Status::Child(Ending::Exited(0)))]);
     }
 
     #[test]
     fn too_long_a_run_is_ended_with_its_own_status() {
         let rules = Rules { max_runtime: Some(secs(2.0)), ..RULES };
-        let mut script = script(rules);
-        let (actions, next) = script.next(at(2.0), Event::Due);
+        let mut policy = policy(rules);
+        let (actions, next) = policy.next(at(2.0), Event::Due);
         assert_eq!(without_words(actions), [Action::Stop]);
         assert_eq!(next, at(6.5), "the lease still counts");
-        script.next(at(2.1), Event::Ended(Ending::Killed(Signal::SIGTERM)));
-        let (actions, _) = script.next(at(2.2), Event::GroupGone);
+        policy.next(at(2.1), Event::Ended(Ending::Killed(Signal::SIGTERM)));
+        let (actions, _) = policy.next(at(2.2), Event::GroupGone);
         assert_eq!(actions, [Action::Release, Action::Leave(Status::RuntimeOver)]);
     }
 
     #[test]
     fn those_left_of_a_group_that_is_ended_have_no_more_time_than_the_lease() {
         let rules = Rules { kill_after: secs(60.0), kill_after_given: true, max_runtime: Some(secs(2.0)), ..RULES };
-        let mut script = script(rules);
-        script.next(at(2.0), Event::Due);
-        let (_, next) = script.next(at(2.1), Event::Ended(Ending::Killed(Signal::SIGTERM)));
+        let mut policy = policy(rules);
+        policy.next(at(2.0), Event::Due);
+        let (_, next) = policy.next(at(2.1), Event::Ended(Ending::Killed(Signal::SIGTERM)));
         assert_eq!(next, at(6.5));
-        let (_, next) = script.next(at(6.5), Event::Due);
+        let (_, next) = policy.next(at(6.5), Event::Due);
         assert_eq!(next, at(9.0), "not a moment that has passed, which would be looked at again and again");
-        assert_eq!(script.next(at(9.0), Event::Due), (vec![Action::Kill], Moment::NEVER));
-        assert_eq!(script.next(at(9.1), Event::GroupGone).0, [Action::Release, Action::Leave(Status::Lost)]);
+        assert_eq!(policy.next(at(9.0), Event::Due), (vec![Action::Kill], Moment::NEVER));
+        assert_eq!(policy.next(at(9.1), Event::GroupGone).0, [Action::Release, Action::Leave(Status::Lost)]);
     }
 
     #[test]
     fn told_but_not_acted_on_if_the_user_wants_that() {
-        let mut script = script(Rules { warn_on_lost: true, ..RULES });
-        let (actions, next) = script.next(at(1.0), lost(true));
+        let mut policy = policy(Rules { warn_on_lost: true, ..RULES });
+        let (actions, next) = policy.next(at(1.0), lost(true));
         assert_eq!(without_words(actions), [Action::Guard(Moment::NEVER)]);
         assert_eq!(next, Moment::NEVER);
-        let (actions, _) = script.next(at(99.0), Event::Ended(Ending::Exited(3)));
+        let (actions, _) = policy.next(at(99.0), Event::Ended(Ending::Exited(3)));
         assert_eq!(actions, [Action::Release, Action::Leave(Status::Child(Ending::Exited(3)))]);
     }
 
     #[test]
     fn the_second_interrupt_means_it() {
-        let mut script = script(RULES);
-        assert!(script.next(at(1.0), Event::Interrupt).0.is_empty());
-        let (actions, next) = script.next(at(1.5), Event::Interrupt);
+        let mut policy = policy(RULES);
+        assert!(policy.next(at(1.0), Event::Interrupt).0.is_empty());
+        let (actions, next) = policy.next(at(1.5), Event::Interrupt);
         assert_eq!(without_words(actions), [Action::Stop]);
         assert_eq!(next, at(6.5));
     }
 
     #[test]
     fn stopped_and_continued() {
-        let mut script = script(RULES);
-        assert_eq!(script.next(at(1.0), Event::Stopped).0, [Action::Suspend]);
-        assert_eq!(script.next(at(2.0), Event::Continued).0, [Action::Resume]);
-        assert_eq!(script.next(at(3.0), Event::Stopped).0, [Action::Suspend]);
+        let mut policy = policy(RULES);
+        assert_eq!(policy.next(at(1.0), Event::Stopped).0, [Action::Suspend]);
+        assert_eq!(policy.next(at(2.0), Event::Continued).0, [Action::Resume]);
+        assert_eq!(policy.next(at(3.0), Event::Stopped).0, [Action::Suspend]);
         // Continued too late: first the deadline, and no going on.
-        let actions = without_words(script.next(at(60.0), Event::Continued).0);
+        let actions = without_words(policy.next(at(60.0), Event::Continued).0);
         assert_eq!(actions, [Action::Stop, Action::Kill]);
     }
 
@@ -467,7 +467,7 @@ mod tests {
                 max_runtime: (random(3) == 0).then(|| Duration::from_millis(random(20_000) + 1)),
             };
             let (mut term_at, mut dead_at) = (at(6.5), at(9.0));
-            let mut script = Script::new(T0, term_at, dead_at, rules);
+            let mut policy = Policy::new(T0, term_at, dead_at, rules);
             let obeys = random(2) == 0;
             let (mut now, mut due) = (T0, term_at);
             let (mut alive, mut reaped, mut left) = (true, false, false);
@@ -498,7 +498,7 @@ mod tests {
                         Event::Due
                     }
                 };
-                let (actions, next) = script.next(now, event);
+                let (actions, next) = policy.next(now, event);
                 due = next;
                 for action in &actions {
                     assert!(!left, "seed {seed}: {action:?} after the last");
@@ -510,9 +510,9 @@ mod tests {
                         _ => {}
                     }
                 }
-                assert!(!alive || script.lost || before < script.dead_at, "seed {seed}: alive past its lease");
-                if script.lost && alive {
-                    let (_, kill_at) = script.ending.expect("a loss ends the group");
+                assert!(!alive || policy.lost || before < policy.dead_at, "seed {seed}: alive past its lease");
+                if policy.lost && alive {
+                    let (_, kill_at) = policy.ending.expect("a loss ends the group");
                     assert!(now < kill_at, "seed {seed}: alive past its kill");
                 }
                 if left {
