@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use house::clean::{House, Running};
 use house::etcd::{Etcd, is_here};
+use house::gate::Gate;
 use house::{now, wait_for};
 
 fn main() {
@@ -74,12 +75,12 @@ fn hand_off(etcd: &Etcd, house: &House) {
     };
     let chain = |folder: &str, log: &str, start: &dyn Fn(&str) -> Running| {
         let go = house.path(&format!("{log}.go"));
-        nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let gate = Gate::at(go.clone());
         let first = start(&format!("read -r _ < {}", go.display()));
         wait_for("the first one", || (etcd.keys(folder).len() == 1).then_some(()));
         let others: Vec<Running> = (0..MANY).map(|_| start(&note(log))).collect();
         wait_for("all in the queue", || (etcd.keys(folder).len() == MANY + 1).then_some(()));
-        std::fs::write(&go, "\n").expect("it is let go");
+        gate.open();
         first.finish().ok();
         others.into_iter().for_each(|one| drop(one.finish().ok().to_owned()));
         std::fs::remove_file(go).expect("the pipe goes");
@@ -103,7 +104,7 @@ fn crowd() {
     for count in [10, 50, 200] {
         let key = format!("crowd{count}");
         let go = house.path(&format!("{key}.go"));
-        nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let gate = Gate::at(go.clone());
         let start = |script: &str| {
             Running::start(&mut ours(&house, &["exec", "-l", "2000", "-w", "forever", &key, "-c", script]))
         };
@@ -119,7 +120,7 @@ fn crowd() {
             (std::mem::replace(&mut last, requests) == requests).then_some(())
         });
         let begin = now();
-        std::fs::write(&go, "\n").expect("it is let go");
+        gate.open();
         first.finish().ok();
         others.into_iter().for_each(|one| drop(one.finish().ok().to_owned()));
         let each = (etcd.requests() - last) as f64 / (count + 1) as f64;

@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::house::lasting_listener;
 use crate::lines::{Lines, bound};
 
 /// Proves nothing, but looks like a token.
@@ -108,6 +109,5 @@ impl Peer {
 
 /// A port where nobody listens.
 pub fn closed_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").to_string()
+    lasting_listener().local_addr().expect("an address").to_string()
 }

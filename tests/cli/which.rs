@@ -98,9 +98,7 @@ fn a_background_subshell_that_outlives_its_script_is_the_owner_then() {
         os.wait()\n\
         open('reaped', 'w').write('\\n')\n\
         input()\n";
-    for pipe in ["go", "end"] {
-        nix::unistd::mkfifo(&house.path(pipe), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    }
+    let (_go, end) = (house.gate("go"), house.gate("end"));
     if house.script("sh", "command -v python3").code != 0 {
         eprintln!("SKIPPED: there is no python3 here");
         return;
@@ -108,7 +106,7 @@ fn a_background_subshell_that_outlives_its_script_is_the_owner_then() {
     let script = house.start_script("python3", text);
     house.wait_for_file("taken");
     let owner = house.holders()[0]["owner_pid"].as_u64().unwrap();
-    std::fs::write(house.path("end"), "\n").unwrap();
+    end.open();
     house.wait_for_file("reaped");
     assert_ne!(owner, u64::from(script.pid), "the foster parent");
     house.wait_until_nobody_holds();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::certificates::Authority;
 use crate::house::clean::House;
 use crate::house::etcd::{Etcd, is_here};
-use crate::house::now;
+use crate::house::{lasting_listener, now};
 use crate::own;
 use crate::start::private_file;
 
@@ -67,7 +67,7 @@ fn users_and_permissions() {
         "-c",
         "echo > up; read -r _ < go; exit 5",
     ]);
-    nix::unistd::mkfifo(&house.path("go"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let go = house.gate("go");
     house.wait_for_file("up");
     etcd.kill(0);
     etcd.launch(0);
@@ -76,7 +76,7 @@ fn users_and_permissions() {
     crate::house::wait_for("the lease to have been renewed", || {
         (begin.elapsed() > Duration::from_secs(8)).then_some(())
     });
-    std::fs::write(house.path("go"), "\n").expect("the job goes on");
+    go.open();
     running.finish().code(5);
 }
 
@@ -149,7 +149,7 @@ fn nobody_there_or_somebody_else() {
         return;
     }
     // Nothing listens; and something that never answers.
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let free = lasting_listener().local_addr().expect("an address");
     let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
     let mute_at = mute.local_addr().expect("an address");
     for (servers, flags) in [(format!("etcd://{free}"), &[][..]), (format!("etcd://{mute_at},{free}"), &["-w", "2"])] {

@@ -11,8 +11,7 @@ use crate::house::wait_for;
 /// Requests of each hand-off among so many who wait, from the first release to the last.
 fn requests_each(etcd: &Etcd, house: &House, key: &str, count: usize, limit: Option<&str>) -> f64 {
     let limit: Vec<&str> = limit.map(|limit| ["--limit", limit]).into_iter().flatten().collect();
-    let go = house.path(&format!("{key}.go"));
-    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let go = house.gate(&format!("{key}.go"));
     // Leases so long that none is kept alive meanwhile.
     let flags = [&["exec", "-l", "2000", "-w", "forever"], limit.as_slice()].concat();
     let script = format!("read -r _ < {key}.go");
@@ -35,7 +34,7 @@ fn requests_each(etcd: &Etcd, house: &House, key: &str, count: usize, limit: Opt
         });
     }
     let before = etcd.requests();
-    std::fs::write(&go, "\n").expect("it is let go");
+    go.open();
     first.finish().ok();
     for running in others {
         running.finish().ok();

@@ -28,7 +28,7 @@ fn etcdctl_waits_for_dflock() {
 #[test]
 fn dflock_waits_for_etcdctl() {
     let Some((etcd, house)) = calm("dflock_waits_for_etcdctl") else { return };
-    nix::unistd::mkfifo(&house.path("go"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let go = house.gate("go");
     let (home, script) = (house.home.path().to_owned(), "echo > up; read -r _ < go; echo etcdctl >> log");
     let mut command = etcd.ctl_command(&["lock", "shared/two", "--", "sh", "-c", script]);
     let theirs = Running::start(command.current_dir(home));
@@ -39,7 +39,7 @@ fn dflock_waits_for_etcdctl() {
     assert!(status.ok().contains("two: held by somebody"), "{status:?}");
     let ours = house.start(&[&["exec", "-w", "forever"], &PREFIX[..], &["two", "-c", "echo dflock >> log"]].concat());
     wait_for("dflock to queue", || (etcd.keys("shared/two/").len() == 2).then_some(()));
-    std::fs::write(house.path("go"), "\n").expect("the job goes on");
+    go.open();
     theirs.finish().ok();
     ours.finish().ok();
     assert_eq!(house.read("log"), "etcdctl\ndflock\n");

@@ -13,7 +13,7 @@ const NOBODY: [&str; 4] = ["--owner", "none", "--max-hold", "100s"];
 #[test]
 fn a_lock_outlives_every_member_in_turn() {
     let Some((etcd, house)) = own("a_lock_outlives_every_member_in_turn", 3) else { return };
-    nix::unistd::mkfifo(&house.path("go"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let go = house.gate("go");
     let running = house.start(&["exec", "-l", "9", "k", "-c", "echo > up; read -r _ < go; exit 4"]);
     house.wait_for_file("up");
     let begin = now();
@@ -27,7 +27,7 @@ fn a_lock_outlives_every_member_in_turn() {
     }
     // Longer than its lease.
     wait_for("the lease to have been renewed", || (begin.elapsed() > Duration::from_secs(10)).then_some(()));
-    std::fs::write(house.path("go"), "\n").expect("the job goes on");
+    go.open();
     running.finish().code(4);
 }
 

@@ -39,10 +39,10 @@ fn a_deleted_key_stops_the_command() {
 fn when_etcd_is_gone_for_good_dflock_ends_with_its_command() {
     let Some((etcd, house)) = own("when_etcd_is_gone_for_good_dflock_ends_with_its_command", 3) else { return };
     let running = house.start(&["exec", "-l", "100", "gone", "-c", "echo > started; read -r _ < go; exit 7"]);
-    nix::unistd::mkfifo(&house.path("go"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let go = house.gate("go");
     house.wait_for_file("started");
     (0..3).for_each(|at| etcd.kill(at));
-    std::fs::write(house.path("go"), "\n").expect("the job goes on");
+    go.open();
     let begin = now();
     let said = running.finish().code(7);
     println!("from the command's end to dflock's: {:?}", begin.elapsed());

@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use super::trials_fleet::lasting_port;
 use crate::house::clean::{House, Running};
 use crate::house::original::Original;
-use crate::house::{Server, now, wait_for};
+use crate::house::{Server, lasting_port, now, wait_for};
 
 /// Writes its name again and again; ignores TERM if told to.
 fn job(name: &str, stubborn: bool) -> String {

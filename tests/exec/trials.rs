@@ -10,11 +10,11 @@ use tempfile::TempDir;
 
 use super::trials_checker::{Break, Verdict, check, spread};
 use super::trials_faults;
-use super::trials_fleet::{MANNERS, Manners, Role, Tail, furnish, has_life, lasting_port, processes, send, start};
+use super::trials_fleet::{MANNERS, Manners, Role, Tail, furnish, has_life, processes, send, start};
 use crate::house::clean::{House, Running};
 use crate::house::original::Original;
 use crate::house::proxy::Proxy;
-use crate::house::{CEILING, Client, Server, now, wait_for};
+use crate::house::{CEILING, Client, Server, lasting_port, now, wait_for};
 use crate::random::Random;
 
 /// How many faults are injected unless `DFLOCK_ROUNDS` says otherwise.

@@ -63,17 +63,6 @@ pub(crate) fn furnish(house: &House) {
     File::create(house.path("log")).expect("the log");
 }
 
-/// For a server that is to be started again: a port outside of those that the system gives to anybody who connects,
-/// one of whom may have it while the server is away.
-pub(crate) fn lasting_port() -> String {
-    loop {
-        let port = 20_000 + getrandom::u32().expect("randomness") % 10_000;
-        if std::net::TcpListener::bind(format!("127.0.0.1:{port}")).is_ok() {
-            return port.to_string();
-        }
-    }
-}
-
 /// Starts `dflock exec` on the key `k` of one server.
 pub(crate) fn start(house: &House, server: &str, name: &str, lines: u64, manners: Manners, flags: &[&str]) -> Running {
     let mut command = house.command("dflock");

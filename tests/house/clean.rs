@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::gate::Gate;
 use super::{CEILING, Server, now, signal, wait_for};
 
 /// How every holder's command line begins.
@@ -174,6 +175,11 @@ impl House {
     /// Waits until a script has written a file that ends with a line end.
     pub fn wait_for_file(&self, name: &str) -> String {
         wait_for(&format!("the file {name}"), || Some(self.read(name)).filter(|text| text.ends_with('\n')))
+    }
+
+    /// A place where a script of this house waits.
+    pub fn gate(&self, name: &str) -> Gate {
+        Gate::at(self.path(name))
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::clean::{Said, finish};
-use super::wait_for;
+use super::{lasting_listener, wait_for};
 
 /// Runs a member until our end of its input closes, however we end.
 const KEEPER: &str =
@@ -60,8 +60,7 @@ impl Etcd {
         let home = tempfile::tempdir().expect("a home for etcd");
         let flags = flags(home.path());
         // All at once, so that none is given twice.
-        let ports: Vec<TcpListener> =
-            (0..2 * count).map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("a free port")).collect();
+        let ports: Vec<TcpListener> = (0..2 * count).map(|_| lasting_listener()).collect();
         let port = |at: usize| ports[at].local_addr().expect("an address").port();
         let members =
             (0..count).map(|at| Mutex::new(Member { client: port(2 * at), peer: port(2 * at + 1), running: None }));

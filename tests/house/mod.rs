@@ -3,13 +3,14 @@
 
 pub mod clean;
 pub mod etcd;
+pub mod gate;
 pub mod original;
 pub mod proxy;
 pub mod tools;
 pub mod typist;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -32,6 +33,22 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         // Looking again at once would take the processor from what is waited for.
         std::thread::park_timeout(Duration::from_millis(2));
     }
+}
+
+/// Listens on a port that is not among those that the system gives to anybody who connects. So a server that is away for
+/// a moment finds it free when it is back.
+pub fn lasting_listener() -> TcpListener {
+    loop {
+        let port = 20_000 + getrandom::u32().expect("randomness") % 10_000;
+        if let Ok(listener) = TcpListener::bind(format!("127.0.0.1:{port}")) {
+            return listener;
+        }
+    }
+}
+
+/// Such a port, for a server that is to be started again.
+pub fn lasting_port() -> String {
+    lasting_listener().local_addr().expect("an address").port().to_string()
 }
 
 /// A test measures with the ordinary clock.
