@@ -152,8 +152,8 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             dflock holders --keys --for renew 2>$null | Where-Object { $_ -match '^[\w./:%+,-]+$' } | ForEach-Object {
                 [CompletionResult]::new($_, $_, [CompletionResultType]::ParameterValue, 'A key that a holder has')
             }
-            [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'New lease [default: as before]')
-            [CompletionResult]::new('--lease', '--lease', [CompletionResultType]::ParameterName, 'New lease [default: as before]')
+            [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'New lease [default: as before, as far as it is known; else the server''s]')
+            [CompletionResult]::new('--lease', '--lease', [CompletionResultType]::ParameterName, 'New lease [default: as before, as far as it is known; else the server''s]')
             [CompletionResult]::new('-s', '-s', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
             [CompletionResult]::new('--servers', '--servers', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
             [CompletionResult]::new('--shard', '--shard', [CompletionResultType]::ParameterName, 'Use this shard, counted from 0, whatever the key')
@@ -330,8 +330,8 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
                 [CompletionResult]::new($_, $_, [CompletionResultType]::ParameterValue, 'A key that a holder has')
             }
             [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once; all its users must name the same number')
-            [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'New lease [default: as before]')
-            [CompletionResult]::new('--lease', '--lease', [CompletionResultType]::ParameterName, 'New lease [default: as before]')
+            [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'New lease [default: as before, as far as it is known; else the server''s]')
+            [CompletionResult]::new('--lease', '--lease', [CompletionResultType]::ParameterName, 'New lease [default: as before, as far as it is known; else the server''s]')
             [CompletionResult]::new('-s', '-s', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
             [CompletionResult]::new('--servers', '--servers', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
             [CompletionResult]::new('--shard', '--shard', [CompletionResultType]::ParameterName, 'Use this shard, counted from 0, whatever the key')

@@ -143,8 +143,8 @@ set edit:completion:arg-completer[dflock] = {|@words|
         }
         &'dflock;renew'= {
             keys renew
-            cand -l 'New lease [default: as before]'
-            cand --lease 'New lease [default: as before]'
+            cand -l 'New lease [default: as before, as far as it is known; else the server''s]'
+            cand --lease 'New lease [default: as before, as far as it is known; else the server''s]'
             cand -s 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
             cand --servers 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
             cand --shard 'Use this shard, counted from 0, whatever the key'
@@ -306,8 +306,8 @@ set edit:completion:arg-completer[dflock] = {|@words|
         &'dflock;sem;renew'= {
             keys sem-renew
             cand --limit 'How many may hold it at once; all its users must name the same number'
-            cand -l 'New lease [default: as before]'
-            cand --lease 'New lease [default: as before]'
+            cand -l 'New lease [default: as before, as far as it is known; else the server''s]'
+            cand --lease 'New lease [default: as before, as far as it is known; else the server''s]'
             cand -s 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
             cand --servers 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
             cand --shard 'Use this shard, counted from 0, whatever the key'

@@ -119,7 +119,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand release" -l json -d 'Answe
 complete -c dflock -n "__fish_dflock_using_subcommand release" -s q -l quiet -d 'Say nothing of a lock that is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand release" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand release" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c dflock -n "__fish_dflock_using_subcommand renew" -s l -l lease -d 'New lease [default: as before]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand renew" -s l -l lease -d 'New lease [default: as before, as far as it is known; else the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l shard -d 'Use this shard, counted from 0, whatever the key' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l tls-ca -d 'Trust this authority instead of the system\'s, as PEM' -r -F
@@ -246,7 +246,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l limit -d 'How many may hold it at once; all its users must name the same number' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -s l -l lease -d 'New lease [default: as before]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -s l -l lease -d 'New lease [default: as before, as far as it is known; else the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l shard -d 'Use this shard, counted from 0, whatever the key' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l tls-ca -d 'Trust this authority instead of the system\'s, as PEM' -r -F

@@ -228,10 +228,20 @@ impl exec::User for Onlooker<'_> {
     }
 }
 
+/// Whether a `dflock exec` around us holds this key.
+pub fn is_held_around_us(key: &Key) -> bool {
+    let outer = std::env::var_os(HELD).unwrap_or_default();
+    keys_in(&outer).any(|held| held == key.as_bytes())
+}
+
+fn keys_in(held: &OsStr) -> impl Iterator<Item = &[u8]> {
+    held.as_bytes().split(|byte| *byte == b' ').filter(|key| !key.is_empty())
+}
+
 /// What the command is told is held. Asking for one of these again would wait for ourselves.
 fn nested(asks: &[Ask]) -> Result<OsString, Failure> {
     let outer = std::env::var_os(HELD).unwrap_or_default();
-    let mut all: Vec<&[u8]> = outer.as_bytes().split(|byte| *byte == b' ').filter(|key| !key.is_empty()).collect();
+    let mut all: Vec<&[u8]> = keys_in(&outer).collect();
     for ask in asks {
         if ask.kind == Kind::Lock && all.contains(&ask.key.as_bytes()) {
             let mut failure = Failure::usage(format!("{} is held already by the dflock exec around this one", ask.key))

@@ -1,6 +1,7 @@
 //! `dflock release`: give a lock back.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::holder::owner::Owner;
 use crate::holder::registry::Registry;
 use crate::lock::{Key, Space, Token};
 use crate::output;
+use crate::settings::duration;
 
 /// Give a lock back
 ///
@@ -67,14 +69,30 @@ impl Which {
         if let Some(text) = &self.token {
             return Token::new(text).map(Proof::Given).map_err(Failure::usage);
         }
-        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
-        if variable("DFLOCK_KEY").is_some_and(|other| other != key.to_string()) {
+        if variable("DFLOCK_KEY").is_some_and(|other| other.as_bytes() != key.as_bytes()) {
             return Ok(Proof::None);
         }
         let wrong = |why| Failure::usage(format!("DFLOCK_TOKEN: {why}"));
-        let token = variable("DFLOCK_TOKEN").map(|text| Token::new(&text)).transpose().map_err(wrong)?;
+        let text = variable("DFLOCK_TOKEN").map(|text| text.to_string_lossy().into_owned());
+        let token = text.map(|text| Token::new(&text)).transpose().map_err(wrong)?;
         Ok(token.map_or(Proof::None, Proof::Inherited))
     }
+}
+
+/// A variable of the environment that says something.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// For how long the lock of `key` and `token` was granted, if it is the one that the environment tells of: that
+/// of the `dflock exec` around us, or of an `acquire --export`.
+pub fn lease_of_environment(key: &Key, token: &Token) -> Result<Option<Duration>, Failure> {
+    let is_this_lock = variable("DFLOCK_KEY").is_some_and(|of| of.as_bytes() == key.as_bytes())
+        && variable("DFLOCK_TOKEN").is_some_and(|of| of.as_bytes() == token.as_str().as_bytes());
+    let Some(text) = variable("DFLOCK_LEASE").filter(|_| is_this_lock) else { return Ok(None) };
+    // Without it the server might fall back to a lease of its own, which may be shorter.
+    let lease = duration::parse_above_zero(&text.to_string_lossy());
+    lease.map(Some).map_err(|why| Failure::usage(format!("DFLOCK_LEASE: {why}")).hint("-l names the lease to send"))
 }
 
 /// What the user has to show for a lock.

@@ -5,14 +5,15 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::exec::is_held_around_us;
 use super::local;
 use super::manner::Manner;
-use super::release::{Which, ask_holder, is_held, not_held};
+use super::release::{Which, ask_holder, is_held, lease_of_environment, not_held};
 use super::site::{backend_of, site_of};
 use super::target::Target;
 use crate::error::Failure;
 use crate::holder::control::{self, Reply, Request};
-use crate::lock::Space;
+use crate::lock::{Key, Space, Token};
 use crate::output;
 use crate::settings::duration;
 
@@ -28,7 +29,7 @@ pub struct Renew {
     #[command(flatten)]
     which: Which,
 
-    /// New lease [default: as before]
+    /// New lease [default: as before, as far as it is known; else the server's]
     #[arg(short, long, value_name = "DUR", value_parser = duration::parse_lease)]
     lease: Option<Duration>,
 
@@ -61,10 +62,11 @@ impl Renew {
                 (Some(other), _) => Err(Failure::internal("renew", &format!("the holder said {other:?}"))),
                 (None, None) => Err(not_held(&key)),
                 (None, Some(token)) => {
+                    let lease = self.lease_to_send(&key, token)?;
                     let settings = self.target.settings(Vec::new())?;
                     let backend = backend_of(&site_of(&settings, &self.target)?)?;
                     let seconds = backend
-                        .renew(&key, space, token, self.lease)
+                        .renew(&key, space, token, lease)
                         .await
                         .map_err(|failure| local::name_stranger(&settings, failure))?;
                     Ok((backend.server_of(&key).1, seconds as f64))
@@ -74,6 +76,23 @@ impl Renew {
         let document = Renewed { schema: output::SCHEMA, key: key.to_string(), server, limit, remaining_s };
         self.manner.answer(&document, || format!("{remaining_s}\n"))?;
         Ok(0)
+    }
+
+    /// A renewal never shortens a lease that somebody counts on. So the lease of the lock is sent where it is
+    /// known; and the `dflock exec` around us, which would not hear of a shorter one, is not deceived.
+    fn lease_to_send(&self, key: &Key, token: &Token) -> Result<Option<Duration>, Failure> {
+        let known = lease_of_environment(key, token)?;
+        if let (Some(wish), Some(known)) = (self.lease, known)
+            && wish < known
+            && is_held_around_us(key)
+        {
+            let seconds = known.as_secs_f64();
+            let message = format!("the dflock exec around this command relies on its lease of {seconds}s for {key}");
+            let mut failure = Failure::usage(message).hint("a shorter one would end the lock while the command runs");
+            failure.key = Some(key.to_string());
+            return Err(failure);
+        }
+        Ok(self.lease.or(known))
     }
 
     pub fn manner(&self) -> Manner {

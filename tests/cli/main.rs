@@ -27,6 +27,7 @@ mod lines;
 mod original;
 mod places;
 mod queue;
+mod renew;
 mod scripts;
 mod serve_auth;
 mod serve_connections;
