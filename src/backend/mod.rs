@@ -228,7 +228,7 @@ impl Hold {
         }
     }
 
-    /// Sets the lease to run from now, for `lease`.
+    /// Sets the lease to run from now, for `lease`, or for less if the server says so: see [`Hold::grant`].
     pub async fn renew(&mut self, lease: Duration, until: Moment) -> Renewal {
         match self {
             Hold::Dflockd(hold) => hold.renew(lease, until).await,
@@ -260,11 +260,11 @@ impl Hold {
         }
     }
 
-    /// Finds a new way to the server and takes the lock over on it.
-    pub async fn restore(&mut self, until: Moment) -> Renewal {
+    /// Finds a new way to the server and takes the lock over on it, for `lease` from then.
+    pub async fn restore(&mut self, lease: Duration, until: Moment) -> Renewal {
         match self {
-            Hold::Dflockd(hold) => hold.restore(until).await,
-            Hold::Etcd(hold) => hold.restore(until).await,
+            Hold::Dflockd(hold) => hold.restore(lease, until).await,
+            Hold::Etcd(hold) => hold.restore(lease, until).await,
         }
     }
 

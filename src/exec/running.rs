@@ -123,7 +123,7 @@ impl Run {
                 _ = signals.child.recv() => {}
                 Some(signal) = signals.sent.recv() => events.push(Event::Signal(signal)),
                 () = heard(self.ear.as_ref()) => events.push(Event::Interrupt),
-                news = next_news(keepers) => events.push(Event::Lease(news)),
+                news = next_news(keepers) => events.extend(news.into_iter().map(Event::Lease)),
             }
             for happened in self.group.reap() {
                 match happened {

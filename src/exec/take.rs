@@ -92,7 +92,7 @@ async fn keep(ask: &Ask, mut hold: Hold, guard: &Guard, grace: Duration) -> Resu
 async fn lost_while_waiting(taken: &mut [(usize, Kept)]) -> Failure {
     let mut keepers: Vec<&mut Keeper> = taken.iter_mut().map(|(_, kept)| &mut kept.keeper).collect();
     loop {
-        if let Lease::Lost { why, .. } = next_news(&mut keepers).await {
+        if let Some(Lease::Lost { why, .. }) = next_news(&mut keepers).await.pop() {
             let message = format!("a lock was lost while others were waited for: {why}");
             return Failure::new(Kind::Unreachable, message).hint("nothing was started: try again");
         }

@@ -30,8 +30,8 @@ pub enum News {
     Held { term_at: Moment, dead_at: Moment, lease: Duration },
     /// Renewing fails; it is still ours until `term_at`.
     InDanger { term_at: Moment, dead_at: Moment, why: String },
-    /// The server gave it away, or may at any moment.
-    Lost { proved: bool, why: String },
+    /// The server gave it away, or may do so once `dead_at` is over.
+    Lost { proved: bool, dead_at: Moment, why: String },
 }
 
 /// Before anybody relies on a lock: the next hiccup of the network must not end it, where the server can see to
@@ -77,7 +77,8 @@ impl Keeper {
         let held = News::Held { term_at: plan.term_at(), dead_at: plan.dead_at(), lease: plan.lease() };
         let (tell, news) = watch::channel(held);
         let (orders, inbox) = mpsc::channel(4);
-        tokio::spawn(Keeping { hold, plan, tell, inbox, delayed: None, alarm: Alarm::new() }.run());
+        let wish = grant.lease;
+        tokio::spawn(Keeping { hold, plan, wish, tell, inbox, delayed: None, alarm: Alarm::new() }.run());
         Keeper { news, grant, can_move, orders }
     }
 
@@ -122,6 +123,8 @@ fn lost(news: &watch::Receiver<News>) -> Failure {
 struct Keeping {
     hold: Hold,
     plan: Plan,
+    /// What is asked for each time. A server that gives less once may give it all the next time.
+    wish: Duration,
     tell: watch::Sender<News>,
     inbox: mpsc::Receiver<Order>,
     /// An order that came while something else was under way.
@@ -138,7 +141,7 @@ enum End {
 impl Keeping {
     async fn run(mut self) {
         if let End::Lost { proved, why } = self.keep().await {
-            self.tell.send_replace(News::Lost { proved, why });
+            self.tell.send_replace(News::Lost { proved, dead_at: self.plan.dead_at(), why });
         } else {
             return;
         }
@@ -152,7 +155,7 @@ impl Keeping {
                 },
             };
             let (proved, why) = match &*self.tell.borrow() {
-                News::Lost { proved, why } => (*proved, why.clone()),
+                News::Lost { proved, why, .. } => (*proved, why.clone()),
                 News::Held { .. } | News::InDanger { .. } => (true, String::new()),
             };
             let lost = Failure::new(Kind::Lost, format!("the lock was lost: {why}"));
@@ -183,7 +186,7 @@ impl Keeping {
             match self.plan.step(clock::now()) {
                 Step::GiveUp => return self.given_up(),
                 Step::RenewNow => {
-                    let renewed = self.renew_attentively(self.plan.lease()).await;
+                    let renewed = self.renew_attentively(self.wish).await;
                     if let Err(end) = self.note(renewed).await {
                         return end;
                     }
@@ -274,7 +277,7 @@ impl Keeping {
             }
             // A release does not wait for a server that may never come back.
             if matches!(self.delayed, Some(Order::Release { .. })) || self.inbox.is_closed() {
-                let _ = tokio::time::timeout(RELEASE_WITHIN / 2, self.hold.restore(term_at)).await;
+                let _ = tokio::time::timeout(RELEASE_WITHIN / 2, self.hold.restore(self.wish, term_at)).await;
                 return Err(match self.delayed.take() {
                     Some(Order::Release { answer }) => self.release(answer).await,
                     _ => {
@@ -283,11 +286,11 @@ impl Keeping {
                     }
                 });
             }
-            let Keeping { hold, inbox, delayed, alarm, .. } = self;
+            let Keeping { hold, wish, inbox, delayed, alarm, .. } = self;
             let restored = tokio::select! {
                 biased;
                 () = alarm.wait_until(term_at) => return Err(self.given_up()),
-                restored = hold.restore(term_at) => Ok(restored),
+                restored = hold.restore(*wish, term_at) => Ok(restored),
                 order = inbox.recv(), if delayed.is_none() => Err(order),
             };
             renewal = match restored {
@@ -325,8 +328,11 @@ impl Keeping {
         lease: Option<Duration>,
         answer: oneshot::Sender<Result<Duration, Failure>>,
     ) -> Option<End> {
-        let lease = lease.unwrap_or(self.plan.lease());
+        let lease = lease.unwrap_or(self.wish);
         let renewed = self.renew_attentively(lease).await;
+        if matches!(renewed, Renewal::Renewed { .. }) {
+            self.wish = lease;
+        }
         let noted = self.note(renewed).await;
         let result = match &noted {
             Ok(()) => Ok(self.plan.lease()),

@@ -6,6 +6,7 @@ mod house;
 #[path = "../sim/random.rs"]
 mod random;
 
+mod answers;
 mod codes;
 mod loss;
 mod manners;

@@ -107,7 +107,7 @@ impl Hold {
                 let lost = self.give_up_connection(&trouble);
                 // One that was killed just now may be back with all that it held.
                 let retry = self.site.access.connect_retry.min(SECURE_MOST);
-                match self.restore(until.max(clock::now() + retry)).await {
+                match self.restore(self.grant.lease, until.max(clock::now() + retry)).await {
                     renewed @ Renewal::Renewed { .. } => renewed,
                     Renewal::Gone | Renewal::Unknown(_) => lost,
                 }
@@ -139,9 +139,8 @@ impl Hold {
     }
 
     /// Tries members in turn, with backoff, until `until`.
-    pub async fn restore(&mut self, until: Moment) -> Renewal {
+    pub async fn restore(&mut self, lease: Duration, until: Moment) -> Renewal {
         self.connection = None;
-        let lease = self.grant.lease;
         let (key, token) = (self.site.key.clone(), self.grant.token.clone());
         let request = || Request::Resume {
             key: key.as_bytes(),
@@ -157,11 +156,10 @@ impl Hold {
             let attempt_until = (clock::now() + self.site.access.connect_timeout).min(until);
             let patience = Patience { until: attempt_until, connect_until: attempt_until };
             let trouble = match self.site.shard.ask(&access, request, Expect::Left, patience).await {
-                Ok(Answered { connection, asked, said: Said::Left(_) }) => {
+                Ok(Answered { connection, asked, said: Said::Left(seconds) }) => {
                     self.resume = Duration::from_secs(connection.about.resume_s);
                     self.connection = Some(connection);
-                    self.grant.asked = asked;
-                    return Renewal::Renewed { asked };
+                    return self.granted_anew(lease, seconds, asked);
                 }
                 Ok(Answered { said: Said::Refused(No::Unsaid), .. }) => return Renewal::Gone,
                 Ok(Answered { said, .. }) => format!("{} is no answer to a resume", in_words(&said)),
@@ -193,15 +191,18 @@ impl Hold {
 
     fn judge(&mut self, said: Result<Said, Trouble>, lease: Duration, asked: Moment) -> Renewal {
         match said {
-            Ok(Said::Left(_)) => {
-                self.grant.asked = asked;
-                self.grant.lease = lease;
-                Renewal::Renewed { asked }
-            }
+            Ok(Said::Left(seconds)) => self.granted_anew(lease, seconds, asked),
             Ok(Said::Refused(No::Unsaid | No::LeaseExpired)) => Renewal::Gone,
             Ok(said) => self.give_up_connection(&Trouble::Nonsense(format!("{} to a renewal", in_words(&said)))),
             Err(trouble) => self.give_up_connection(&trouble),
         }
+    }
+
+    /// The server may cut a lease: what it answers is believed if it is less than what was asked for.
+    fn granted_anew(&mut self, wish: Duration, seconds: u64, asked: Moment) -> Renewal {
+        self.grant.asked = asked;
+        self.grant.lease = wish.min(Duration::from_secs(seconds));
+        Renewal::Renewed { asked }
     }
 
     /// It is out of step: whatever comes on it now answers something else.

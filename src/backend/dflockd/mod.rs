@@ -119,7 +119,7 @@ impl Servers {
         let Inherited { token, fence, lease } = left;
         let grant = Grant { token, fence, lease, asked: clock::now(), server: member.to_string() };
         let mut hold = Hold { site, connection: None, grant, resume: Duration::ZERO };
-        match hold.restore(clock::now() + self.access.connect_timeout).await {
+        match hold.restore(lease, clock::now() + self.access.connect_timeout).await {
             Renewal::Renewed { .. } => Ok(hold),
             Renewal::Gone => Err(hold.site.lost("take over", &member)),
             Renewal::Unknown(why) => Err(hold.site.trouble("take over", Trouble::Broken(why), &member)),

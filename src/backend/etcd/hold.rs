@@ -105,11 +105,10 @@ impl Hold {
     }
 
     /// Tries all members in turn, until `until`.
-    pub async fn restore(&mut self, until: Moment) -> Renewal {
+    pub async fn restore(&mut self, lease: Duration, until: Moment) -> Renewal {
         if self.watch.as_ref().is_none_or(|watch| clock::now().since(watch.since) > LASTING) {
             self.backoff = Backoff::default();
         }
-        let lease = self.grant.lease;
         let mut backoff = Backoff::default();
         loop {
             // Each attempt has its own limit, shared by the members.
