@@ -7,7 +7,7 @@
 //!                         ├─► holder ─┴─► lease ─► backend ─► client ─┬─► wire ─► lock
 //!                         ├─► server ─────────────────────────────────┤
 //!                         └─► output, settings                        └─► net
-//!             everyone may use: error, clock, sys (which use nobody)
+//!             everyone may use: error, clock, sys, procfs (which use nobody)
 //! ```
 //!
 //! | floor | what lives there |
@@ -50,6 +50,7 @@ pub mod lease;
 pub mod lock;
 pub mod net;
 pub mod output;
+pub mod procfs;
 pub mod server;
 pub mod settings;
 pub mod sys;

@@ -27,10 +27,11 @@ const BELOW: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("clock", &[]),
     ("sys", &[]),
+    ("procfs", &[]),
 ];
 
 /// Everyone may use these; they use nobody.
-const GROUND: &[&str] = &["error", "clock", "sys"];
+const GROUND: &[&str] = &["error", "clock", "sys", "procfs"];
 
 /// Files that decide, and so touch no clock, socket, file, environment or randomness.
 const PURE: &[&str] = &[

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use super::status::Ending;
 use crate::error::{Failure, Kind};
+use crate::procfs;
 use crate::sys::{self, Announcement};
 
 /// A command that cannot be stopped in time is not started.
@@ -109,6 +110,16 @@ impl Group {
 
     /// Whether nobody is left of the group.
     pub(super) fn is_gone(&self) -> bool {
-        self.leader_reaped && killpg(self.leader, None) == Err(Errno::ESRCH)
+        self.leader_reaped && !has_life(self.leader)
     }
+}
+
+/// Whether a group has a member that is more than a name waiting to be read. That nobody of it can be signalled
+/// proves nothing: they may have changed their user.
+pub(super) fn has_life(group: Pid) -> bool {
+    if killpg(group, None) == Err(Errno::ESRCH) {
+        return false;
+    }
+    let Ok(processes) = procfs::processes() else { return true };
+    processes.iter().any(|process| process.group == group.as_raw() && !process.is_dead)
 }

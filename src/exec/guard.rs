@@ -20,6 +20,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::group::has_life;
 use crate::clock::{self, Moment};
 use crate::error::Failure;
 use crate::lock::{Key, Space, Token};
@@ -31,9 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long it may take to leave, in milliseconds.
 const FAREWELL_MS: u8 = 100;
 
-/// Where these stand in `/proc/PID/stat`, counted from the field behind the name.
-const GROUP: usize = 2;
-const THREADS: usize = 17;
+/// The longest pause between two attempts to end a group.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The longest message.
 const MAX_MESSAGE: usize = 4096;
@@ -187,25 +187,19 @@ fn watch(socket: &OwnedFd) -> Vec<Left> {
     locks
 }
 
-/// Kills a group and waits until nobody of it is left.
+/// Kills a group and returns when nobody of it is left, and not before: of a process that changed its user (`sudo`,
+/// any set-uid program) it is known that it cannot be signalled, not that it is gone. Its lock stays with us.
 fn end(group: Pid) {
-    while killpg(group, Signal::SIGKILL).is_ok() && is_anyone_left(group) {
-        std::thread::sleep(Duration::from_millis(1));
+    let mut pause = Duration::from_millis(1);
+    loop {
+        // Whether it reached anybody says nothing of the others.
+        let _ = killpg(group, Signal::SIGKILL);
+        if !has_life(group) {
+            return;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
-}
-
-/// Whether a group has a member that is more than a name waiting to be read. One whose first thread has ended
-/// looks like that too, while its other threads run.
-fn is_anyone_left(group: Pid) -> bool {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return killpg(group, None).is_ok() };
-    processes.flatten().any(|process| {
-        let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else { return false };
-        let Some((_, tail)) = stat.rsplit_once(')') else { return false };
-        let fields: Vec<&str> = tail.split_whitespace().collect();
-        let number = |field: usize| fields.get(field).and_then(|text| text.parse::<i32>().ok());
-        let is_dead = matches!(fields.first(), Some(&"Z" | &"X")) && number(THREADS).is_none_or(|threads| threads <= 1);
-        !is_dead && number(GROUP) == Some(group.as_raw())
-    })
 }
 
 fn detach_stdio() {

@@ -14,6 +14,7 @@ mod min_hold;
 mod pty;
 mod pty_jobs;
 mod rules;
+mod suid;
 mod terminal;
 mod times;
 mod trials;

@@ -1,0 +1,94 @@
+//! What `/proc` tells of processes. Where there is no such thing, nobody is found.
+
+use std::fs;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+/// A process, told from a later one with the same number by when it was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    pub pid: i32,
+    /// In clock ticks since boot.
+    pub started: u64,
+}
+
+/// What `/proc/PID/stat` tells of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub identity: Identity,
+    pub parent: i32,
+    pub group: i32,
+    /// Nothing of it runs: it is a name that waits for being read.
+    pub is_dead: bool,
+}
+
+/// Where these stand in `/proc/PID/stat`, counted from the field behind the name.
+const STATE: usize = 0;
+const PARENT: usize = 1;
+const GROUP: usize = 2;
+const THREADS: usize = 17;
+const STARTED: usize = 19;
+
+impl Process {
+    /// `None` if there is no such process.
+    pub fn of(pid: i32) -> Option<Process> {
+        parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Of this program.
+    pub fn ours() -> Option<Process> {
+        Process::of(nix::unistd::getpid().as_raw())
+    }
+}
+
+/// A name may hold anything, brackets and line ends too.
+fn parse(pid: i32, stat: &str) -> Option<Process> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |field: usize| fields.get(field).and_then(|text| text.parse::<i32>().ok());
+    // One whose first thread has ended looks dead while its other threads run.
+    let is_dead = matches!(*fields.get(STATE)?, "Z" | "X") && number(THREADS).is_none_or(|threads| threads <= 1);
+    let started = fields.get(STARTED)?.parse().ok()?;
+    Some(Process { identity: Identity { pid, started }, parent: number(PARENT)?, group: number(GROUP)?, is_dead })
+}
+
+/// All processes that can be seen, one after the other: those that begin meanwhile may be missing.
+pub fn processes() -> io::Result<Vec<Process>> {
+    let names = fs::read_dir("/proc")?.flatten().map(|entry| entry.file_name());
+    let found: Vec<Process> = names.filter_map(|name| Process::of(name.to_str()?.parse().ok()?)).collect();
+    // An empty one is another file system, or none.
+    if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_whatever_the_name_is() {
+        let tail = "S 12 34 56 34816 34 4194560 1 2 3 4 5 6 7 8 20 0 3 0 4711 123 456";
+        let expected = Process { identity: Identity { pid: 9, started: 4711 }, parent: 12, group: 34, is_dead: false };
+        for name in ["sh", "a) S 1 1 (b", "\n"] {
+            assert_eq!(parse(9, &format!("9 ({name}) {tail}")), Some(expected), "{name}");
+        }
+        assert_eq!(parse(9, "9 (sh"), None);
+        assert_eq!(parse(9, ""), None);
+    }
+
+    #[test]
+    fn a_dead_first_thread_is_not_a_dead_process() {
+        let stat = |state: &str, threads: u8| format!("9 (x) {state} 1 9 9 0 9 0 1 2 3 4 5 6 7 8 20 0 {threads} 0 7");
+        let is_dead = |state, threads| parse(9, &stat(state, threads)).unwrap().is_dead;
+        assert!(is_dead("Z", 1) && is_dead("X", 0));
+        assert!(!is_dead("Z", 2) && !is_dead("T", 1));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn we_are_found_as_who_we_are() {
+        let ours = Process::ours().unwrap();
+        assert!(!ours.is_dead);
+        assert_eq!(ours.parent, nix::unistd::getppid().as_raw());
+        assert!(processes().unwrap().contains(&ours));
+    }
+}

@@ -1,0 +1,131 @@
+//! A command that changed its user (`sudo`, any set-uid program) cannot be signalled by the user who started it: it
+//! is not gone because of that, and its lock is not free.
+//!
+//! Needs root, who starts dflock as somebody else and has a set-uid program made.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::house::clean::{House, Running, Said};
+use crate::house::tools::{is_there, skipped};
+use crate::house::{now, wait_for};
+
+/// The user and the group that run dflock here.
+const NOBODY: u32 = 65534;
+
+/// A house whose user is nobody, with a program `become-root` in it that runs another one as root, whoever starts it.
+struct OtherUser {
+    house: House,
+}
+
+impl OtherUser {
+    /// `None` where that cannot be.
+    fn new() -> Option<OtherUser> {
+        if !nix::unistd::geteuid().is_root() {
+            skipped("only root can become somebody else and make a set-uid program");
+            return None;
+        }
+        if !is_there("setpriv") {
+            return None;
+        }
+        let house = House::new();
+        let program = house.path("become-root");
+        let found = Command::new("/bin/sh").args(["-c", "command -v setpriv"]).output().expect("sh runs").stdout;
+        std::fs::copy(String::from_utf8_lossy(&found).trim(), &program).expect("a copy");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).expect("set-uid");
+        for place in [house.home.path(), &house.runtime] {
+            std::os::unix::fs::chown(place, Some(NOBODY), Some(NOBODY)).expect("nobody has a home");
+        }
+        let other = OtherUser { house };
+        let mut version = other.command();
+        let works = version.arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success());
+        if !works {
+            skipped("the program cannot be run as another user here");
+            return None;
+        }
+        let mut id = Command::new(&program);
+        id.args(["--reuid=0", "id", "-ru"]).uid(NOBODY).gid(NOBODY);
+        if String::from_utf8_lossy(&id.output().expect("it runs").stdout).trim() != "0" {
+            skipped("set-uid programs do not change their user here");
+            return None;
+        }
+        Some(other)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.house.command("dflock");
+        command.uid(NOBODY).gid(NOBODY);
+        command
+    }
+
+    fn start(&self, args: &[&str]) -> Running {
+        Running::start(self.command().args(args))
+    }
+
+    fn dflock(&self, args: &[&str]) -> Said {
+        self.start(args).finish()
+    }
+}
+
+/// A job of root's: tells its number, and ends when nobody needs it any more.
+const ROOT_JOB: &str = "trap '' TERM; echo $$ > pid; while [ ! -e go ]; do sleep 0.01; done";
+
+/// Runs it. A set-uid program that keeps its real user could still be signalled; `sudo` does not, and nor does this.
+const AS_ROOT: &str = "./become-root --reuid=0 sh -c \"$JOB\"";
+
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, tail)| !tail.trim_start().starts_with(['Z', 'X']))
+}
+
+fn pid_in(house: &House, file: &str) -> u32 {
+    house.wait_for_file(file).trim().parse().expect("a number")
+}
+
+/// An observation: as long as the job lives, its lock is nobody else's.
+fn observe_that_it_is_held(other: &OtherUser, job: u32, window: Duration) {
+    let begin = now();
+    while begin.elapsed() < window {
+        other.house.dflock(&["exec", "-n", "k", "true"]).code(75);
+        assert!(is_alive(job), "the job is there all the while");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_command_of_another_user_keeps_its_lock_when_dflock_is_killed() {
+    let Some(other) = OtherUser::new() else { return };
+    for command in [format!("exec {AS_ROOT}"), format!("{AS_ROOT}; true")] {
+        let mut first = other.command();
+        first.env("JOB", ROOT_JOB).args(["exec", "-l", "60", "k", "-c", &command]);
+        let first = Running::start(&mut first);
+        let job = pid_in(&other.house, "pid");
+        first.signal("KILL");
+        observe_that_it_is_held(&other, job, Duration::from_millis(500));
+        std::fs::write(other.house.path("go"), "").expect("the sign is given");
+        // The guardian notices, and gives it back.
+        other.house.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
+        assert!(!is_alive(job));
+        first.finish().code(137);
+        std::fs::remove_file(other.house.path("go")).expect("it was there");
+        std::fs::remove_file(other.house.path("pid")).expect("it was there");
+    }
+}
+
+#[test]
+fn a_command_of_another_user_keeps_its_lock_beyond_its_time() {
+    let Some(other) = OtherUser::new() else { return };
+    let mut first = other.command();
+    first.env("JOB", ROOT_JOB).args(["exec", "-l", "4", "--max-runtime", "0.3", "--kill-after", "0.2", "k", "-c"]);
+    let mut first = Running::start(first.arg(format!("{AS_ROOT}; true")));
+    let job = pid_in(&other.house, "pid");
+    // Longer than the lease: it is renewed for as long as somebody is left.
+    observe_that_it_is_held(&other, job, Duration::from_secs(5));
+    assert!(first.is_running(), "dflock has left its command alone");
+    std::fs::write(other.house.path("go"), "").expect("the sign is given");
+    first.finish().code(124);
+    wait_for("the end of the job", || (!is_alive(job)).then_some(()));
+    other.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
+}
