@@ -211,18 +211,18 @@ impl Hold {
 
     /// For how long the lock is kept for us if the server does not hear of us, where that may be less than the
     /// lease.
-    pub fn silence(&self) -> Option<Duration> {
+    pub fn unheard_limit(&self) -> Option<Duration> {
         match self {
-            Hold::Dflockd(hold) => hold.silence(),
+            Hold::Dflockd(hold) => hold.unheard_limit(),
             // A lease there depends on its renewals alone.
             Hold::Etcd(_) => None,
         }
     }
 
     /// Asks the server to keep the lock when the connection breaks.
-    pub async fn secure(&mut self, until: Moment) -> Renewal {
+    pub async fn make_resumable(&mut self, until: Moment) -> Renewal {
         match self {
-            Hold::Dflockd(hold) => hold.secure(until).await,
+            Hold::Dflockd(hold) => hold.make_resumable(until).await,
             // It is kept without one.
             Hold::Etcd(hold) => Renewal::Renewed { asked: hold.grant().asked },
         }

@@ -4,8 +4,8 @@ use super::guard::Guard;
 use super::signals::Signals;
 use super::{Job, Say, User};
 use crate::clock;
-use crate::lease::alarm::Alarm;
-use crate::lease::keeper::{Keeper, News};
+use crate::lease::keeper::{Keeper, LeaseNews};
+use crate::lease::timer::BoottimeTimer;
 
 /// Gives everything back, and sends the guardian away. Bounded; a failure is told and changes nothing.
 pub(super) async fn give_back(keepers: Vec<Keeper>, guard: Option<Guard>, say: Say<'_>) {
@@ -46,9 +46,9 @@ pub(super) async fn hold_on(keepers: Vec<Keeper>, job: &Job, user: &dyn User, si
         }
     }
     if !ours.is_empty() {
-        let mut alarm = Alarm::new();
+        let mut timer = BoottimeTimer::new();
         tokio::select! {
-            () = alarm.wait_until(until) => {}
+            () = timer.wait_until(until) => {}
             // Whoever tells us to end now means the waiting.
             _ = signals.end_of_wait() => {}
             () = all_lost(&mut ours) => {}
@@ -60,7 +60,7 @@ pub(super) async fn hold_on(keepers: Vec<Keeper>, job: &Job, user: &dyn User, si
 /// Returns when there is nothing left to keep.
 async fn all_lost(keepers: &mut [Keeper]) {
     for keeper in keepers {
-        while !matches!(*keeper.news.borrow_and_update(), News::Lost { .. }) {
+        while !matches!(*keeper.news.borrow_and_update(), LeaseNews::Lost { .. }) {
             if keeper.news.changed().await.is_err() {
                 break;
             }

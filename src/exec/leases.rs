@@ -4,15 +4,17 @@ use std::borrow::{Borrow, BorrowMut};
 
 use super::policy::Lease;
 use crate::clock::Moment;
-use crate::lease::keeper::{Keeper, News};
+use crate::lease::keeper::{Keeper, LeaseNews};
 
 /// When the first of them ends: when a command is told, and when it must be dead.
 pub(super) fn soonest<K: Borrow<Keeper>>(keepers: &[K]) -> (Moment, Moment) {
     let (mut term, mut dead) = (Moment::NEVER, Moment::NEVER);
     for keeper in keepers {
         let (term_at, dead_at) = match &*keeper.borrow().news.borrow() {
-            News::Held { term_at, dead_at, .. } | News::InDanger { term_at, dead_at, .. } => (*term_at, *dead_at),
-            News::Lost { dead_at, .. } => (Moment::from_nanos(0), *dead_at),
+            LeaseNews::Held { term_at, dead_at, .. } | LeaseNews::InDanger { term_at, dead_at, .. } => {
+                (*term_at, *dead_at)
+            }
+            LeaseNews::Lost { dead_at, .. } => (Moment::from_nanos(0), *dead_at),
         };
         term = term.min(term_at);
         dead = dead.min(dead_at);
@@ -32,7 +34,7 @@ pub(super) async fn next_news<K: BorrowMut<Keeper>>(keepers: &mut [K]) -> Vec<Le
     drop(changes);
     let mut lost = None;
     for keeper in keepers.iter() {
-        if let News::Lost { proved, why, .. } = &*keeper.borrow().news.borrow()
+        if let LeaseNews::Lost { proved, why, .. } = &*keeper.borrow().news.borrow()
             && (lost.is_none() || *proved)
         {
             lost = Some(Lease::Lost { proved: *proved, why: why.clone() });

@@ -20,8 +20,8 @@ use super::terminal::Terminal;
 use super::{Job, SHORTEST_LEASE, Say};
 use crate::clock::{self, Moment};
 use crate::error::Failure;
-use crate::lease::alarm::Alarm;
 use crate::lease::keeper::Keeper;
+use crate::lease::timer::BoottimeTimer;
 use crate::lock::Grant;
 
 /// How long leftovers of a stopped group are looked for at a time.
@@ -36,7 +36,7 @@ pub(super) struct Run {
     pub(super) terminal: Option<Terminal>,
     ear: Option<Ear>,
     policy: Policy,
-    alarm: Alarm,
+    timer: BoottimeTimer,
     due: Moment,
     /// The group is being ended and its end is looked for.
     sweeping: bool,
@@ -94,7 +94,7 @@ impl Run {
             terminal,
             ear,
             policy,
-            alarm: Alarm::new(),
+            timer: BoottimeTimer::new(),
             // At once: the policy says when the first look is due.
             due: clock::now(),
             sweeping: false,
@@ -119,7 +119,7 @@ impl Run {
             let keepers = &mut self.keepers;
             tokio::select! {
                 biased;
-                () = self.alarm.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
+                () = self.timer.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
                 _ = signals.child.recv() => {}
                 Some(signal) = signals.sent.recv() => events.push(Event::Signal(signal)),
                 () = heard(self.ear.as_ref()) => events.push(Event::Interrupt),

@@ -14,7 +14,7 @@ use super::signals::Signals;
 use crate::backend::{Ask, Backend, Hold, Wait};
 use crate::clock;
 use crate::error::{Failure, Kind};
-use crate::lease::keeper::{Keeper, RELEASE_WITHIN, secure};
+use crate::lease::keeper::{Keeper, RELEASE_WITHIN, make_resumable};
 
 pub(super) enum Taken {
     /// In the order they were asked for.
@@ -82,7 +82,7 @@ async fn keep(ask: &Ask, mut hold: Hold, guard: &Guard, grace: Duration) -> Resu
     if let Err(why) = guard.lock(left.clone(), lifeline.as_ref()) {
         return Err((Failure::internal("tell the guardian", &why), Some(hold)));
     }
-    if let Err(failure) = secure(&mut hold, &ask.key).await {
+    if let Err(failure) = make_resumable(&mut hold, &ask.key).await {
         return Err((failure, Some(hold)));
     }
     Ok(Kept { keeper: Keeper::start(hold, grace), left: (left, lifeline) })

@@ -18,8 +18,8 @@ use super::{Job, Report};
 use crate::backend::{Ask, Backend, Hold, Joined, Wait};
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
-use crate::lease::alarm::Alarm;
-use crate::lease::keeper::{News, RELEASE_WITHIN, secure};
+use crate::lease::keeper::{LeaseNews, RELEASE_WITHIN, make_resumable};
+use crate::lease::timer::BoottimeTimer;
 
 /// How long a holder that lost its lock stays to say so, if nothing else ends it.
 const REMEMBER_LOSS: Duration = Duration::from_secs(24 * 3600);
@@ -106,7 +106,7 @@ async fn join(job: Job, backend: Arc<Backend>, stopped: oneshot::Receiver<()>) -
     match joined {
         Joined::Held(mut hold) => {
             // Nobody is told of a lock that the next hiccup of the network would end.
-            secure(&mut hold, &job.key).await?;
+            make_resumable(&mut hold, &job.key).await?;
             Ok(Joined::Held(hold))
         }
         queued => Ok(queued),
@@ -122,7 +122,7 @@ async fn ended(watch: Option<&Watch>) {
 
 impl Holder {
     async fn live(&mut self, mut asked: mpsc::Receiver<Asked>, watch: Option<Watch>) -> LastWord {
-        let mut alarm = Alarm::new();
+        let mut timer = BoottimeTimer::new();
         let Ok(mut terminate) = signal(SignalKind::terminate()) else {
             self.let_go().await;
             return None;
@@ -132,7 +132,7 @@ impl Holder {
             tokio::select! {
                 () = ended(watch.as_ref()) => break,
                 _ = terminate.recv() => break,
-                () = alarm.wait_until(next) => {
+                () = timer.wait_until(next) => {
                     if clock::now() >= self.ends_at || self.give_up_waits() {
                         break;
                     }
@@ -201,12 +201,12 @@ impl Holder {
             },
             Change::News => match &mut self.lock {
                 Lock::Held { keeper, held, .. } => match &*keeper.news.borrow_and_update() {
-                    News::Lost { why, .. } => Some((why.clone(), Some(held.token.clone()))),
-                    News::Held { lease, .. } => {
+                    LeaseNews::Lost { why, .. } => Some((why.clone(), Some(held.token.clone()))),
+                    LeaseNews::Held { lease, .. } => {
                         held.lease = *lease;
                         None
                     }
-                    News::InDanger { .. } => None,
+                    LeaseNews::InDanger { .. } => None,
                 },
                 Lock::Joining { .. } | Lock::Waiting { .. } | Lock::Lost { .. } => None,
             },
@@ -370,9 +370,9 @@ impl Holder {
             Lock::Lost { why, .. } => (State::Lost { why: why.clone() }, None, None, None),
             Lock::Held { keeper, held, since, .. } => {
                 let (state, term_at) = match &*keeper.news.borrow() {
-                    News::Held { term_at, .. } => (State::Held, *term_at),
-                    News::InDanger { term_at, why, .. } => (State::InDanger { why: why.clone() }, *term_at),
-                    News::Lost { why, .. } => (State::Lost { why: why.clone() }, now),
+                    LeaseNews::Held { term_at, .. } => (State::Held, *term_at),
+                    LeaseNews::InDanger { term_at, why, .. } => (State::InDanger { why: why.clone() }, *term_at),
+                    LeaseNews::Lost { why, .. } => (State::Lost { why: why.clone() }, now),
                 };
                 (state, Some(now.since(*since)), Some(term_at.since(now)), Some(held.clone()))
             }

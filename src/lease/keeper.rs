@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::alarm::Alarm;
 use super::plan::{Plan, Step};
+use super::timer::BoottimeTimer;
 use crate::backend::{Hold, Renewal};
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
@@ -15,7 +15,7 @@ use crate::lock::{Grant, Key};
 const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// How long the server may take to agree on keeping a lock when the connection breaks.
-const SECURE_WITHIN: Duration = Duration::from_secs(2);
+const AGREE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a release may take.
 pub const RELEASE_WITHIN: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ const AFTER_LOSS_WITHIN: Duration = Duration::from_millis(500);
 
 /// The lease, as far as it can be proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum LeaseNews {
     /// A child must be told to end at `term_at` and be dead by `dead_at`, unless better news come.
     Held { term_at: Moment, dead_at: Moment, lease: Duration },
     /// Renewing fails; it is still ours until `term_at`.
@@ -36,8 +36,8 @@ pub enum News {
 
 /// Before anybody relies on a lock: the next hiccup of the network must not end it, where the server can see to
 /// that.
-pub async fn secure(hold: &mut Hold, key: &Key) -> Result<(), Failure> {
-    let why = match hold.secure(clock::now() + SECURE_WITHIN).await {
+pub async fn make_resumable(hold: &mut Hold, key: &Key) -> Result<(), Failure> {
+    let why = match hold.make_resumable(clock::now() + AGREE_WITHIN).await {
         Renewal::Renewed { .. } => return Ok(()),
         Renewal::Gone => "the server gave it away".to_owned(),
         Renewal::Unknown(why) => why,
@@ -60,7 +60,7 @@ enum Order {
 
 /// The owner's end of a lock that is being kept. Dropping it closes the connection.
 pub struct Keeper {
-    pub news: watch::Receiver<News>,
+    pub news: watch::Receiver<LeaseNews>,
     /// What it was at the start.
     pub grant: Grant,
     /// Whether another process can take the lock over with its token.
@@ -73,12 +73,12 @@ impl Keeper {
     pub fn start(hold: Hold, grace: Duration) -> Keeper {
         let grant = hold.grant().clone();
         let can_move = hold.outlives_connection();
-        let plan = Plan::new(grant.asked, grant.lease, grace, hold.silence());
-        let held = News::Held { term_at: plan.term_at(), dead_at: plan.dead_at(), lease: plan.lease() };
+        let plan = Plan::new(grant.asked, grant.lease, grace, hold.unheard_limit());
+        let held = LeaseNews::Held { term_at: plan.term_at(), dead_at: plan.dead_at(), lease: plan.lease() };
         let (tell, news) = watch::channel(held);
         let (orders, inbox) = mpsc::channel(4);
         let wish = grant.lease;
-        tokio::spawn(Keeping { hold, plan, wish, tell, inbox, delayed: None, alarm: Alarm::new() }.run());
+        tokio::spawn(Keeping { hold, plan, wish, tell, inbox, delayed: None, timer: BoottimeTimer::new() }.run());
         Keeper { news, grant, can_move, orders }
     }
 
@@ -113,10 +113,12 @@ impl Keeper {
 }
 
 /// The failure that says what the last news was.
-fn lost(news: &watch::Receiver<News>) -> Failure {
+fn lost(news: &watch::Receiver<LeaseNews>) -> Failure {
     match &*news.borrow() {
-        News::Lost { why, .. } => Failure::new(Kind::Lost, format!("the lock was lost: {why}")),
-        News::Held { .. } | News::InDanger { .. } => Failure::new(Kind::Internal, "the keeper of the lock is gone"),
+        LeaseNews::Lost { why, .. } => Failure::new(Kind::Lost, format!("the lock was lost: {why}")),
+        LeaseNews::Held { .. } | LeaseNews::InDanger { .. } => {
+            Failure::new(Kind::Internal, "the keeper of the lock is gone")
+        }
     }
 }
 
@@ -125,11 +127,11 @@ struct Keeping {
     plan: Plan,
     /// What is asked for each time. A server that gives less once may give it all the next time.
     wish: Duration,
-    tell: watch::Sender<News>,
+    tell: watch::Sender<LeaseNews>,
     inbox: mpsc::Receiver<Order>,
     /// An order that came while something else was under way.
     delayed: Option<Order>,
-    alarm: Alarm,
+    timer: BoottimeTimer,
 }
 
 /// How keeping ends.
@@ -141,7 +143,7 @@ enum End {
 impl Keeping {
     async fn run(mut self) {
         if let End::Lost { proved, why } = self.keep().await {
-            self.tell.send_replace(News::Lost { proved, dead_at: self.plan.dead_at(), why });
+            self.tell.send_replace(LeaseNews::Lost { proved, dead_at: self.plan.dead_at(), why });
         } else {
             return;
         }
@@ -155,8 +157,8 @@ impl Keeping {
                 },
             };
             let (proved, why) = match &*self.tell.borrow() {
-                News::Lost { proved, why, .. } => (*proved, why.clone()),
-                News::Held { .. } | News::InDanger { .. } => (true, String::new()),
+                LeaseNews::Lost { proved, why, .. } => (*proved, why.clone()),
+                LeaseNews::Held { .. } | LeaseNews::InDanger { .. } => (true, String::new()),
             };
             let lost = Failure::new(Kind::Lost, format!("the lock was lost: {why}"));
             // Nobody may wait for the answer any more.
@@ -176,8 +178,8 @@ impl Keeping {
 
     async fn keep(&mut self) -> End {
         if !self.hold.outlives_connection() {
-            let secured = self.hold.secure(self.attempt_until()).await;
-            if let Err(end) = self.note(secured).await {
+            let agreed = self.hold.make_resumable(self.attempt_until()).await;
+            if let Err(end) = self.note(agreed).await {
                 return end;
             }
         }
@@ -200,7 +202,7 @@ impl Keeping {
                 Step::RenewAt(moment) => {
                     let order = tokio::select! {
                         biased;
-                        () = self.alarm.wait_until(moment) => None,
+                        () = self.timer.wait_until(moment) => None,
                         order = self.inbox.recv() => Some(order),
                         why = self.hold.broken() => {
                             if let Err(end) = self.note(Renewal::Unknown(why)).await {
@@ -271,7 +273,7 @@ impl Keeping {
             }
             self.plan.failed(clock::now());
             let (term_at, dead_at) = (self.plan.term_at(), self.plan.dead_at());
-            self.tell.send_replace(News::InDanger { term_at, dead_at, why });
+            self.tell.send_replace(LeaseNews::InDanger { term_at, dead_at, why });
             if matches!(self.delayed, Some(Order::Leave)) {
                 return Err(End::Released);
             }
@@ -286,10 +288,10 @@ impl Keeping {
                     }
                 });
             }
-            let Keeping { hold, wish, inbox, delayed, alarm, .. } = self;
+            let Keeping { hold, wish, inbox, delayed, timer, .. } = self;
             let restored = tokio::select! {
                 biased;
-                () = alarm.wait_until(term_at) => return Err(self.given_up()),
+                () = timer.wait_until(term_at) => return Err(self.given_up()),
                 restored = hold.restore(*wish, term_at) => Ok(restored),
                 order = inbox.recv(), if delayed.is_none() => Err(order),
             };
@@ -310,10 +312,10 @@ impl Keeping {
         match renewal {
             Renewal::Renewed { asked } => {
                 let lease = self.hold.grant().lease;
-                self.plan.set_silence(self.hold.silence());
+                self.plan.set_unheard_limit(self.hold.unheard_limit());
                 self.plan.renewed(asked, lease, asked.as_nanos() / 1000);
                 let (term_at, dead_at) = (self.plan.term_at(), self.plan.dead_at());
-                self.tell.send_replace(News::Held { term_at, dead_at, lease });
+                self.tell.send_replace(LeaseNews::Held { term_at, dead_at, lease });
                 Ok(())
             }
             Renewal::Gone => {

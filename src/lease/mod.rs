@@ -1,8 +1,8 @@
 //! Keeping a lock once it is granted.
 
-pub mod alarm;
 pub mod keeper;
 pub mod plan;
+pub mod timer;
 
-pub use keeper::{Keeper, News};
+pub use keeper::{Keeper, LeaseNews};
 pub use plan::Plan;

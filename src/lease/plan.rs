@@ -21,7 +21,7 @@ pub struct Plan {
     /// Between being told to end and being dead.
     grace: Duration,
     /// For how long the server keeps the lock of a client that it does not hear of, if not for the whole lease.
-    silence: Option<Duration>,
+    unheard_limit: Option<Duration>,
     asked: Moment,
     renew_at: Moment,
     failures: u32,
@@ -38,8 +38,8 @@ pub enum Step {
 
 impl Plan {
     /// `asked` is when the request left, not when the answer came: the server counted from somewhere between.
-    pub fn new(asked: Moment, lease: Duration, grace: Duration, silence: Option<Duration>) -> Plan {
-        let mut plan = Plan { lease, grace, silence, asked, renew_at: asked, failures: 0 };
+    pub fn new(asked: Moment, lease: Duration, grace: Duration, unheard_limit: Option<Duration>) -> Plan {
+        let mut plan = Plan { lease, grace, unheard_limit, asked, renew_at: asked, failures: 0 };
         plan.renewed(asked, lease, 0);
         plan
     }
@@ -53,15 +53,15 @@ impl Plan {
         self.renew_at = asked + (self.believed() / 3).mul_f64(1.0 - (random % 1000) as f64 / 10_000.0);
     }
 
-    pub fn set_silence(&mut self, silence: Option<Duration>) {
-        self.silence = silence;
+    pub fn set_unheard_limit(&mut self, unheard_limit: Option<Duration>) {
+        self.unheard_limit = unheard_limit;
         self.renew_at = self.renew_at.min(self.asked + self.believed() / 3);
     }
 
     /// The part of the lease that does not depend on being heard of. When it was `asked` the server heard of us
     /// for sure; that it does so later, through whatever is between, only the next answer proves.
     fn believed(&self) -> Duration {
-        self.lease.min(self.silence.unwrap_or(Duration::MAX))
+        self.lease.min(self.unheard_limit.unwrap_or(Duration::MAX))
     }
 
     /// An attempt got no answer.
@@ -141,10 +141,10 @@ mod tests {
             let Step::RenewAt(at) = plan.step(T0) else { panic!("not yet") };
             assert!(at <= T0 + secs(7.0) && at >= T0 + secs(6.3), "{at:?}");
         }
-        plan.set_silence(Some(secs(3.0)));
+        plan.set_unheard_limit(Some(secs(3.0)));
         assert_eq!(plan.step(T0), Step::RenewAt(T0 + secs(1.0)));
         assert_eq!(plan.dead_at(), T0 + secs(2.5));
-        plan.set_silence(None);
+        plan.set_unheard_limit(None);
         assert_eq!(plan.dead_at(), T0 + secs(3595.0));
     }
 
@@ -187,12 +187,12 @@ mod tests {
         for _ in 0..5000 {
             let lease = Duration::from_millis(600 + random() % 100_000);
             let grace = Duration::from_millis(random() % 20_000);
-            let silence = (random() % 2 == 0).then_some(secs(21.0));
-            let mut plan = Plan::new(T0, lease, grace, silence);
+            let unheard_limit = (random() % 2 == 0).then_some(secs(21.0));
+            let mut plan = Plan::new(T0, lease, grace, unheard_limit);
             let (mut now, mut asked, mut lease) = (T0, T0, lease);
             for _ in 0..50 {
                 assert!(plan.term_at() <= plan.dead_at());
-                let kept = lease.min(silence.unwrap_or(lease));
+                let kept = lease.min(unheard_limit.unwrap_or(lease));
                 assert!(plan.dead_at() < asked + kept, "dead before the lease ends");
                 match plan.step(now) {
                     Step::GiveUp => {

@@ -19,11 +19,11 @@ use crate::wire::answer::Expect;
 
 /// For how long a server of unknown kind keeps the lock of a silent client, for sure: the original cuts its
 /// connection after 23 s, and releases its locks. It is heard of three times as often.
-const UNKNOWN_SILENCE: Duration = Duration::from_secs(21);
+const UNKNOWN_LIMIT: Duration = Duration::from_secs(21);
 
 /// How long a server that went away right after a grant is waited for, at most, with --connect-retry: nobody
 /// can be told meanwhile.
-const SECURE_MOST: Duration = Duration::from_secs(10);
+const AGREE_MOST: Duration = Duration::from_secs(10);
 
 /// A grant that took longer than this, or a tenth of its lease, is confirmed before it is believed.
 const FRESH: Duration = Duration::from_millis(500);
@@ -72,14 +72,14 @@ impl Hold {
     }
 
     /// A server that frees what a broken connection held may find ours broken when we do not hear of it.
-    pub fn silence(&self) -> Option<Duration> {
+    pub fn unheard_limit(&self) -> Option<Duration> {
         if self.outlives_connection() {
             return Some(self.resume);
         }
         match self.connection.as_ref().and_then(|connection| connection.about.idle_cut_s) {
             Some(0) => None,
             Some(cut) => Some(Duration::from_secs(cut)),
-            None => Some(UNKNOWN_SILENCE),
+            None => Some(UNKNOWN_LIMIT),
         }
     }
 
@@ -92,7 +92,7 @@ impl Hold {
     }
 
     /// The server may keep the lock for as long as the lease; if it offers that, it is agreed on.
-    pub async fn secure(&mut self, until: Moment) -> Renewal {
+    pub async fn make_resumable(&mut self, until: Moment) -> Renewal {
         let asked = self.grant.asked;
         let Some(connection) = self.connection.as_mut() else { return Renewal::Unknown("no connection".to_owned()) };
         if connection.about.resume_s == 0 {
@@ -106,7 +106,7 @@ impl Hold {
             Err(trouble) => {
                 let lost = self.give_up_connection(&trouble);
                 // One that was killed just now may be back with all that it held.
-                let retry = self.site.access.connect_retry.min(SECURE_MOST);
+                let retry = self.site.access.connect_retry.min(AGREE_MOST);
                 match self.restore(self.grant.lease, until.max(clock::now() + retry)).await {
                     renewed @ Renewal::Renewed { .. } => renewed,
                     Renewal::Gone | Renewal::Unknown(_) => lost,

@@ -1,4 +1,4 @@
-//! Clocks and timers as a process sees them: stands for `clock.rs`, `lease::alarm` and tokio's timers.
+//! Clocks and timers as a process sees them: stands for `clock.rs`, `lease::timer` and tokio's timers.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -54,7 +54,7 @@ impl Env {
         self.world.clock(self.machine())
     }
 
-    /// As `Alarm::wait_until`.
+    /// As `BoottimeTimer::wait_until`.
     pub fn wait_until(&self, moment: Moment) -> Sleep {
         Sleep { env: self.clone(), until: Until::Shown(moment), timer: None }
     }

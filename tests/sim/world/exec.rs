@@ -20,7 +20,7 @@ use super::env::Env;
 use super::guardian::{Guard, Left, Message};
 use super::keeper::{Keeper, News, RELEASE_WITHIN};
 
-const SECURE_WITHIN: Duration = Duration::from_secs(2);
+const AGREE_WITHIN: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Debug)]
@@ -103,7 +103,7 @@ async fn take_all(env: &Env, client: usize, job: &Job, guard: &Guard) -> Result<
             Ok(mut hold) => {
                 let left = left_of(&hold);
                 guard.say(Message::Lock(left.clone(), hold.lifeline()));
-                if hold.secure(env.now() + SECURE_WITHIN).await != Renewal::Unknown {
+                if hold.make_resumable(env.now() + AGREE_WITHIN).await != Renewal::Unknown {
                     taken.push((Keeper::start(hold, Duration::from_millis(job.kill_after_ms)), left));
                     continue;
                 }

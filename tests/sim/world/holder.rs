@@ -10,7 +10,7 @@ use super::env::Env;
 use super::exec::Outcome;
 use super::keeper::{Keeper, News};
 
-const SECURE_WITHIN: Duration = Duration::from_secs(2);
+const AGREE_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Holding {
@@ -46,7 +46,7 @@ pub async fn run(env: Env, client: usize, job: Holding) -> Outcome {
         Ok(hold) => hold,
         Err(failure) => return Outcome::NotObtained(failure),
     };
-    if hold.secure(env.now() + SECURE_WITHIN).await == Renewal::Unknown {
+    if hold.make_resumable(env.now() + AGREE_WITHIN).await == Renewal::Unknown {
         return Outcome::NotObtained(Failure::Trouble);
     }
     let mut keeper = Keeper::start(hold, Duration::ZERO);

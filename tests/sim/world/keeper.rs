@@ -29,7 +29,7 @@ pub struct Keeper {
 impl Keeper {
     pub fn start(hold: Hold, grace: Duration) -> Keeper {
         let env = hold.site.env.clone();
-        let plan = Plan::new(hold.asked, hold.lease, grace, hold.silence());
+        let plan = Plan::new(hold.asked, hold.lease, grace, hold.unheard_limit());
         let (tell, mut news) = watch::channel(News::Lost { proved: false });
         let (orders, inbox) = mpsc::channel(4);
         let keeping = Keeping { env: env.clone(), hold, plan, tell, inbox, delayed: None };
@@ -109,7 +109,7 @@ impl Keeping {
     async fn keep(&mut self) -> End {
         if !self.hold.outlives_connection() {
             let until = self.attempt_until();
-            let secured = self.hold.secure(until).await;
+            let secured = self.hold.make_resumable(until).await;
             if let Err(end) = self.note(secured).await {
                 return end;
             }
@@ -206,7 +206,7 @@ impl Keeping {
         }
         match renewal {
             Renewal::Renewed { asked } => {
-                self.plan.set_silence(self.hold.silence());
+                self.plan.set_unheard_limit(self.hold.unheard_limit());
                 self.plan.renewed(asked, self.hold.lease, asked.as_nanos() / 1000);
                 self.hold_news();
                 Ok(())

@@ -7,7 +7,7 @@ impl Hold {
         self.site.kind.space()
     }
 
-    pub fn silence(&self) -> Option<Duration> {
+    pub fn unheard_limit(&self) -> Option<Duration> {
         if self.outlives_connection() {
             return Some(self.resume);
         }
@@ -27,7 +27,7 @@ impl Hold {
         !self.resume.is_zero()
     }
 
-    pub async fn secure(&mut self, until: Moment) -> Renewal {
+    pub async fn make_resumable(&mut self, until: Moment) -> Renewal {
         let asked = self.asked;
         let wish = self.lease.max(Duration::from_secs(1));
         let Some(connection) = self.connection.as_mut() else { return Renewal::Unknown };

@@ -8,14 +8,14 @@ use crate::clock::{self, Moment};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A timer of the kernel's that a suspended machine does not stop, or the next best.
-pub struct Alarm {
+pub struct BoottimeTimer {
     #[cfg(target_os = "linux")]
     timer: Option<(nix::sys::timerfd::TimerFd, tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>)>,
 }
 
-impl Alarm {
+impl BoottimeTimer {
     #[cfg(target_os = "linux")]
-    pub fn new() -> Alarm {
+    pub fn new() -> BoottimeTimer {
         use std::os::fd::AsFd;
 
         use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
@@ -27,12 +27,12 @@ impl Alarm {
             std::io::Result::Ok((timer, ringing))
         };
         // Without it the clock is looked at now and then.
-        Alarm { timer: make().ok() }
+        BoottimeTimer { timer: make().ok() }
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub fn new() -> Alarm {
-        Alarm {}
+    pub fn new() -> BoottimeTimer {
+        BoottimeTimer {}
     }
 
     /// Returns at `moment` or soon after it, whatever the machine did in between.
@@ -66,8 +66,8 @@ impl Alarm {
     }
 }
 
-impl Default for Alarm {
-    fn default() -> Alarm {
-        Alarm::new()
+impl Default for BoottimeTimer {
+    fn default() -> BoottimeTimer {
+        BoottimeTimer::new()
     }
 }
