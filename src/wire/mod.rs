@@ -34,6 +34,9 @@
 //! (0: any time). With `resume N` the locks and queue places of this connection outlive it by N seconds
 //! (`resume_s` says how many were agreed), and `e` answers `queued TICKET`. `grants` counts since the start.
 //!
+//! A renewal that names no lease keeps the lock's own: the one that was named last, by whomever. (The original
+//! sets its default instead, so clients of unknown servers name it.) Answers say how many seconds it is.
+//!
 //! What was resumed belongs to the connection that resumed it, and the lease of a lock starts anew. After
 //! `queued` the place is waited for by `w`; after `acquired` nothing is left to wait for.
 //!

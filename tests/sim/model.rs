@@ -244,6 +244,14 @@ impl Model {
         }
     }
 
+    /// Says for how many seconds.
+    pub fn renew(&mut self, id: usize, lease_s: Option<u64>, now: Moment) -> u64 {
+        let claim = self.claim(id);
+        claim.lease_s = lease_s.unwrap_or(claim.lease_s);
+        claim.until = now + Duration::from_secs(claim.lease_s);
+        claim.lease_s
+    }
+
     pub fn next_due(&self) -> Moment {
         self.claims.iter().flatten().map(Claim::due).min().unwrap_or(Moment::NEVER)
     }

@@ -237,10 +237,9 @@ impl Session {
                 if handed_over { Next::GiveWay } else { next }
             }
             Request::Renew { key, space, token, lease_s } => {
-                let seconds = lease(lease_s);
-                let (renewed, promise) = shared.with(|table, turn| table.renew(turn, key, space, token, seconds));
+                let (renewed, promise) = shared.with(|table, turn| table.renew(turn, key, space, token, lease_s));
                 self.note(promise);
-                self.say(if renewed { Answer::Left { seconds } } else { Answer::Refused(Refusal::Unsaid) })
+                self.say(renewed.map_or(Answer::Refused(Refusal::Unsaid), |seconds| Answer::Left { seconds }))
             }
             Request::Resume { key, space, proof, lease_s } => {
                 let (resumed, promise) =

@@ -318,14 +318,20 @@ impl Table {
         }
     }
 
-    /// Sets a grant's lease to end `lease_s` from now.
-    pub fn renew(&mut self, turn: &mut Turn<'_>, name: &[u8], space: Space, token: &[u8], lease_s: u64) -> bool {
+    /// Sets a grant's lease to end so many seconds from now: as many as are named, else its own. Says how many.
+    pub fn renew(
+        &mut self,
+        turn: &mut Turn<'_>,
+        name: &[u8],
+        space: Space,
+        token: &[u8],
+        lease_s: Option<u64>,
+    ) -> Option<u64> {
         self.run_out(turn);
-        let Some(claim) = self.granted(name, space, token).filter(|claim| self.is_running(*claim, turn.now)) else {
-            return false;
-        };
+        let claim = self.granted(name, space, token).filter(|claim| self.is_running(*claim, turn.now))?;
+        let lease_s = lease_s.unwrap_or(self.claims[claim as usize].lease_s);
         self.extend(turn, claim, lease_s);
-        true
+        Some(lease_s)
     }
 
     /// Makes `conn` the owner of a grant (by its token) or a place (by its ticket), wherever its client was.

@@ -146,10 +146,10 @@ impl World {
             Packet::Renew { key, space, token, lease_s } => {
                 let text = token.hex();
                 let text = text.as_str().as_bytes();
-                let done = self.operate(&mut |table, turn| table.renew(turn, &name(key), space, text, lease_s));
+                let done = self.operate(&mut |table, turn| table.renew(turn, &name(key), space, text, Some(lease_s)));
                 let Some((renewed, effects)) = done else { return };
                 self.follow_up(effects, None);
-                self.answer_about(link, token, renewed);
+                self.answer_about(link, token, renewed.is_some());
             }
             Packet::Resume { key, space, proof, lease_s } if self.history.site != Site::Original => {
                 let text = proof.hex();
