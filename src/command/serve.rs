@@ -23,8 +23,8 @@ const MAX_THREADS: usize = 8;
 /// Run a lock server
 ///
 /// It speaks the protocol of dflockd, so that the dflockd clients of other languages work against it
-/// unchanged. SIGTERM or SIGINT stops it: waiters are sent away, holders may renew and release until
-/// nothing is held or --shutdown-timeout is over; a second signal ends it at once.
+/// unchanged. SIGTERM or SIGINT stops it: whoever asks for a lock is told to ask again, holders may renew and
+/// release until nothing is held or --shutdown-timeout is over; a second signal ends it at once.
 ///
 /// With --state-dir what is held outlives the server: a restarted one holds every lock to the end of its
 /// lease for whoever has its token, and SIGTERM does not wait for holders.

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// Another server is there, and may be leaving.
+    Waiting {
+        place: String,
+        up_to: Duration,
+    },
     Listening {
         address: String,
     },
@@ -84,6 +89,7 @@ impl Event {
     /// Its machine name.
     pub fn name(&self) -> &'static str {
         match self {
+            Event::Waiting { .. } => "waiting",
             Event::Listening { .. } => "listening",
             Event::Open { .. } => "open",
             Event::ConnectionsRefused { .. } => "connections_refused",
@@ -105,7 +111,8 @@ impl Event {
 
     pub fn level(&self) -> Level {
         match self {
-            Event::Listening { .. }
+            Event::Waiting { .. }
+            | Event::Listening { .. }
             | Event::Draining { .. }
             | Event::Drained
             | Event::IdleExit { .. }
@@ -118,13 +125,16 @@ impl Event {
 
     pub fn message(&self) -> &'static str {
         match self {
+            Event::Waiting { .. } => "another server is there: waiting for it to leave",
             Event::Listening { .. } => "listening",
             Event::Open { .. } => "anyone who reaches this address may take and release locks: set --auth-token-file",
             Event::ConnectionsRefused { .. } => "connections refused",
             Event::AcceptFailed { .. } => "cannot accept connections, trying on",
             Event::TlsFailed { .. } => "TLS handshake failed",
             Event::AuthFailed { .. } => "wrong auth token",
-            Event::Draining { .. } => "stopping: waiters are sent away, holders may renew and release",
+            Event::Draining { .. } => {
+                "stopping: whoever asks for a lock is told to ask again, holders may renew and release"
+            }
             Event::Drained => "stopped: nothing is held any more",
             Event::DrainTimeout { .. } => "stopped: the shutdown timeout is over",
             Event::EndedBySecondSignal { .. } => "stopped at once by a second signal",
@@ -141,6 +151,9 @@ impl Event {
 
     pub fn fields(&self) -> Vec<Field> {
         match self {
+            Event::Waiting { place, up_to } => {
+                vec![("place", place.clone()), ("up_to_s", up_to.as_secs_f64().to_string())]
+            }
             Event::Listening { address } | Event::Open { address } => vec![("address", address.clone())],
             Event::ConnectionsRefused { why, count } => vec![("why", (*why).to_owned()), ("count", count.to_string())],
             Event::AcceptFailed { error } => vec![("error", error.clone())],

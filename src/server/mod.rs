@@ -11,6 +11,7 @@ mod session;
 mod shared;
 pub mod stamp;
 mod stats;
+mod succession;
 pub mod table;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use admit::{Doors, Gate};
 pub use event::{Event, Field, Level};
 use journal::Journal;
 use shared::Shared;
+use succession::Succession;
 use table::{Limits, Table};
 
 use crate::clock;
@@ -82,18 +84,25 @@ impl Server {
     /// Listens; connections are accepted by [`Server::run`].
     pub async fn bind(options: Options, report: Report) -> Result<Server, Failure> {
         let earlier = Arc::new(Notify::new());
+        let mut succession = Succession::new(report.clone());
         let (table, journal) = match &options.state {
             None => (Table::new(options.limits, clock::wall_nanos()), None),
             Some(state) => {
                 let wake = earlier.clone();
                 let on_accepting = Box::new(move || wake.notify_one());
-                let (table, journal) = journal::open(state, options.limits, &report, on_accepting)?;
+                let dir = succession.dir(&state.dir).await?;
+                let (table, journal) = journal::open(dir, state.fsync, options.limits, &report, on_accepting)?;
                 (table, Some(journal))
             }
         };
+        // Without a state, whoever is there now has locks that we would know nothing of.
+        let mut succession = journal.is_some().then_some(succession);
         let mut listeners = Vec::new();
         for host in &options.hosts {
-            let bound = Listener::bind(host, options.port).await;
+            let bound = match &mut succession {
+                Some(succession) => succession.listeners(host, options.port).await,
+                None => Listener::bind(host, options.port).await,
+            };
             listeners.extend(bound.map_err(|why| cannot_listen(host, options.port, &why))?);
         }
         let doors = Doors { connections: options.max_connections, connections_per_ip: options.max_connections_per_ip };
@@ -132,28 +141,30 @@ impl Server {
         for listener in listeners {
             accepting.spawn(accept::accept_from(listener, context.clone()));
         }
-        let idle_after = idle_exit.unwrap_or_default();
-        tokio::select! {
+        let unused = tokio::select! {
             stop = stops.recv() => {
                 if stop.is_none() {
                     // Nobody is left who could tell us to stop.
                     std::future::pending::<()>().await;
                 }
+                false
             }
-            () = unused_for(&context, idle_exit) => {
+            () = unused_for(&context, idle_exit) => true,
+        };
+        match context.shared.journal() {
+            journal if unused => {
                 // Nothing is held, but what ended last may not be on disk yet.
-                accepting.shutdown().await;
-                if let Some(journal) = context.shared.journal() {
+                if let Some(journal) = journal {
                     journal.close().await;
                 }
-                return (context.report)(Event::IdleExit { after: idle_after });
+                (context.report)(Event::IdleExit { after: idle_exit.unwrap_or_default() });
             }
-        }
-        accepting.shutdown().await;
-        match context.shared.journal() {
             None => context.drain(shutdown_timeout, stops).await,
             Some(journal) => context.hand_over(journal, shutdown_timeout, stops).await,
         }
+        // The door stays open until nobody holds anything here any more. Whoever asks meanwhile hears that it has
+        // to ask again, and no other server can take our place and give away what is held.
+        accepting.shutdown().await;
     }
 }
 
@@ -200,7 +211,7 @@ impl Context {
     }
 }
 
-/// Returns once nobody was connected and nothing held or queued for so long.
+/// Returns once nobody was connected and nothing held or queued for so long. From then on nothing is given out.
 async fn unused_for(context: &Context, idle_exit: Option<Duration>) {
     let Some(idle_exit) = idle_exit else { return std::future::pending().await };
     let begin = clock::server_now();
@@ -212,7 +223,7 @@ async fn unused_for(context: &Context, idle_exit: Option<Duration>) {
         let empty_since =
             if context.gate.connections() > 0 { now } else { context.gate.empty_since().unwrap_or(begin) };
         let since = context.shared.unused_since().unwrap_or(now).max(empty_since);
-        if now.since(since) >= idle_exit {
+        if now.since(since) >= idle_exit && context.shared.close_if_unused() {
             return;
         }
         tokio::time::sleep((since + idle_exit).since(now)).await;

@@ -126,6 +126,16 @@ impl Shared {
         self.journal.as_deref()
     }
 
+    /// Stops giving out locks if nothing is held or waited for: whoever asks from now on is told to ask again.
+    pub(super) fn close_if_unused(&self) -> bool {
+        let mut state = self.lock();
+        let unused = state.table.load() == Load::default();
+        if unused {
+            state.operate(|table, turn| table.close(turn));
+        }
+        unused
+    }
+
     /// No more grants; those who wait are sent away, but what can be resumed is left to the next server.
     pub(super) fn hand_over(&self) -> Load {
         let mut state = self.lock();
@@ -216,7 +226,7 @@ impl State {
             match verdict {
                 _ if delivered => *count += 1,
                 Verdict::Granted { stamp, .. } => table.take_back(&mut turn, stamp),
-                Verdict::Timeout | Verdict::Off => {}
+                Verdict::Timeout | Verdict::Closed | Verdict::Moved => {}
             }
         }
         if let (Some(journal), Some(changes)) = (journal, turn.changes) {

@@ -25,20 +25,45 @@
 //! | `resume` `sresume` | key | `ticket [lease]` | `queued TICKET`, `acquired TOKEN LEASE`, `error` |
 //!
 //! `info` and the resumes are ours; other servers answer them `error`. Every command but `auth` may also get
-//! `error_draining` (the server is stopping), `error_not_leader [host:port]` (a cluster's member that does
-//! not lead) and `error_max_connections` (then close). Readers take any `error…` for a refusal and ignore
-//! further fields behind the ones they know.
+//! `error_draining` (see below), `error_not_leader [host:port]` (a cluster's member that does not lead) and
+//! `error_max_connections` (then close). Readers take any `error…` for a refusal and ignore further fields
+//! behind the ones they know.
 //!
 //! `info` says what the server is: `{"server":"dflock","version":"…","fencing":true,"auto_release":true,
-//! "idle_cut_s":0,"resume_s":60,"grants":7}`. `idle_cut_s` is how long a connection that holds or waits may be silent
-//! (0: any time). With `resume N` the locks and queue places of this connection outlive it by N seconds
-//! (`resume_s` says how many were agreed), and `e` answers `queued TICKET`. `grants` counts since the start.
+//! "idle_cut_s":0,"resume_s":60,"grants":7,"draining":false}`. `idle_cut_s` is how long a connection that holds or
+//! waits may be silent (0: any time). With `resume N` the locks and queue places of this connection outlive it
+//! by N seconds (`resume_s` says how many were agreed), and `e` answers `queued TICKET`. `grants` counts since
+//! the start.
+//!
+//! # Leases
 //!
 //! A renewal that names no lease keeps the lock's own: the one that was named last, by whomever. (The original
 //! sets its default instead, so clients of unknown servers name it.) Answers say how many seconds it is.
 //!
-//! What was resumed belongs to the connection that resumed it, and the lease of a lock starts anew. After
-//! `queued` the place is waited for by `w`; after `acquired` nothing is left to wait for.
+//! What was resumed belongs to the connection that resumed it, and the lease of a lock starts anew.
+//!
+//! # Waiting
+//!
+//! `l` waits without a ticket: its place goes with its connection, and with the server. Whoever wants to keep its
+//! turn over a broken connection, a restart and an upgrade asks `l` with timeout 0 first; at `timeout` from a server
+//! that offers resuming it says `info resume N` and `e` in one write, keeps the ticket of `queued TICKET`, and waits
+//! by `w`. When its connection ends, or `w` is answered with `error_draining` or `error` (another connection
+//! resumed the place), it comes back with `info resume N` and `resume KEY TICKET` in one write, and hears
+//!
+//! - `queued TICKET`: its place is as it was; it is waited for by `w`.
+//! - `acquired TOKEN LEASE`: it was granted meanwhile, the lease starts now, nothing is left to wait for.
+//! - `error`: the place is gone (it was away for too long, or this server never knew it); it joins again by `e`.
+//!
+//! # A server that stops
+//!
+//! `error_draining` means: nothing was granted, nothing is lost, wait a moment and ask again, at this address. A
+//! server that is told to stop keeps its door open and says so to `l`, `sl`, `e`, `se`, and to whoever waits, until
+//! nothing is held any more; `n`, `r`, `resume`, `info`, `ping` and `stats` are answered as ever. Then it closes every
+//! connection and is gone, and another one may be there in a moment. One that keeps its state does not wait for
+//! holders: it goes as soon as all is on disk, and the next server holds what was held; a place with a ticket may be
+//! resumed there. The connection itself is good for more, until the server closes it.
+//!
+//! # Proofs
 //!
 //! A token is 32 hex digits. From this server the first 16 are the fence, a number that grows with every
 //! grant, and the rest is random. A ticket has the same form and proves a queue place.

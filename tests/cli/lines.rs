@@ -24,6 +24,12 @@ impl<S: Read + Write> Lines<S> {
         stream.write_all(bytes).and_then(|()| stream.flush()).expect("the server reads");
     }
 
+    /// The same to a server that may be leaving.
+    pub fn send_if_it_goes(&mut self, bytes: &[u8]) {
+        let stream = self.reader.get_mut();
+        let _ = stream.write_all(bytes).and_then(|()| stream.flush());
+    }
+
     /// One line without its end; `None` at the end of the connection, however it ends.
     pub fn try_line(&mut self) -> Option<String> {
         let mut line = Vec::new();

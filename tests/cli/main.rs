@@ -32,6 +32,7 @@ mod scripts;
 mod serve_auth;
 mod serve_connections;
 mod serve_flags;
+mod serve_handover;
 mod serve_idle;
 mod serve_sockets;
 mod serve_stop;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::house::{Server, now};
+use crate::lines::Lines;
 use crate::start::logged;
 
 const IDLE: Duration = Duration::from_secs(2);
@@ -110,4 +111,37 @@ fn the_time_counts_from_the_end_of_the_last_lock() {
     assert_eq!(holder.ask("n", "job", &format!("{token} 4")), "ok 4");
     drop(holder);
     leaves(&mut server, renewed + 2 * IDLE);
+}
+
+/// Whoever comes in the very moment in which it leaves is told to ask again, or finds nobody; a lock that is
+/// given out is kept.
+#[test]
+fn nobody_is_given_a_lock_by_a_server_that_leaves() {
+    let mut random =
+        std::iter::successors(Some(12_345_u64), |last| Some(last.wrapping_mul(6_364_136_223_846_793_005) + 1));
+    let mut last_words = [0; 3];
+    for round in 0..60 {
+        let mut server = Server::start(&["--idle-exit", "0.1"]);
+        let begin = now();
+        let moment = Duration::from_micros(95_000 + random.next().unwrap_or(0) / 7 % 10_000);
+        while begin.elapsed() < moment {
+            std::thread::yield_now();
+        }
+        let Ok(stream) = std::net::TcpStream::connect(&server.address) else {
+            last_words[0] += 1;
+            continue;
+        };
+        let mut client = Lines::new(stream);
+        client.send_if_it_goes(b"l\njob\n0\n");
+        match client.try_line().as_deref() {
+            None => last_words[1] += 1,
+            Some("error_draining") => last_words[2] += 1,
+            Some(granted) => {
+                let token = granted.strip_prefix("ok ").and_then(|rest| rest.split(' ').next()).expect(granted);
+                stays(&mut server, Duration::from_millis(150), "a lock is held");
+                assert_eq!(client.ask("n", "job", &format!("{token} 60")), "ok 60", "round {round}");
+            }
+        }
+    }
+    println!("found nobody {}, heard nothing {}, told to ask again {}", last_words[0], last_words[1], last_words[2]);
 }

@@ -1,13 +1,11 @@
 //! Stopping: what a signal does to those who wait, those who hold, and the rest.
 
-use std::io::ErrorKind;
-use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::house::{Client, Server, now, wait_for};
 use crate::lines::unix;
-use crate::start::logged;
+use crate::start::{logged, private_file, refused};
 
 /// Waits until so many wait for the one lock that is waited for.
 fn wait_for_waiters(look: &mut Client, key: &str, count: u64) {
@@ -34,17 +32,15 @@ fn waiters_are_sent_away_and_holders_may_finish() {
         wait_for_waiters(&mut holder, "a", 3);
 
         server.signal(signal);
-        assert_eq!(blocked.line(), "error");
-        assert_eq!(waiting.line(), "error");
+        assert_eq!(blocked.line(), "error_draining");
+        assert_eq!(waiting.line(), "error_draining");
         let draining = server.event("draining");
         assert_eq!(
             (draining["connections"].as_u64(), draining["held"].as_u64(), draining["waiting"].as_u64()),
             (Some(4), Some(3), Some(3)),
         );
-        let refused = TcpStream::connect(&server.address).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-
-        for client in [&mut blocked, &mut holder] {
+        let mut newcomer = server.connect();
+        for client in [&mut blocked, &mut holder, &mut newcomer] {
             for (command, argument) in [("l", "0"), ("e", ""), ("sl", "0 2"), ("se", "2")] {
                 assert_eq!(client.ask(command, "free", argument), "error_draining");
             }
@@ -61,6 +57,59 @@ fn waiters_are_sent_away_and_holders_may_finish() {
         logged(&server, "drained");
         assert_eq!(holder.rest(), b"");
     }
+}
+
+/// Nobody else may be served at its address while its holders are at work: a server that were gone from there
+/// would be replaced by one that knows nothing of them.
+#[test]
+fn while_something_is_held_its_door_stays_open_and_its_port_taken() {
+    let mut server = Server::start(&["--shutdown-timeout", "0"]);
+    let mut holder = server.connect();
+    assert!(holder.ask("info", "_", "resume 60").contains("\"draining\":false"));
+    let token = holder.take("job", "0 600");
+    server.signal("TERM");
+    server.event("draining");
+    let port = server.address.rsplit(':').next().expect("a port").to_owned();
+    assert!(refused(&["--port", &port]).contains("cannot listen"), "another server took its place");
+
+    let mut newcomer = server.connect();
+    assert!(newcomer.ask("info", "_", "_").contains("\"draining\":true"));
+    assert_eq!(newcomer.ask("ping", "_", "_"), "ok");
+    assert_eq!(newcomer.stats()["locks"][0]["key"], "job");
+    for (command, key, argument) in
+        [("l", "job", "0"), ("l", "job", "600"), ("e", "job", ""), ("w", "job", "0"), ("sl", "free", "0 2")]
+    {
+        assert_eq!(newcomer.ask(command, key, argument), "error_draining", "{command} {key} {argument}");
+    }
+    assert_eq!(newcomer.ask("n", "job", &format!("{token} 60")), "ok 60");
+    // Whose connection broke comes back to its lock, and the server stays for it.
+    drop(holder);
+    let mut back = server.connect();
+    assert!(back.ask("resume", "job", &token).starts_with("ok "));
+    assert!(server.is_running());
+    assert_eq!(back.ask("r", "job", &token), "ok");
+    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!((newcomer.rest(), back.rest()), (vec![], vec![]));
+}
+
+#[test]
+fn a_newcomer_to_a_server_that_stops_must_know_the_secret() {
+    let home = tempfile::tempdir().unwrap();
+    let secret = private_file(home.path(), "secret", "s3cret");
+    let server = Server::start(&["--auth-token-file", &secret, "--max-connections", "2"]);
+    let mut holder = server.connect();
+    assert_eq!(holder.ask("auth", "_", "s3cret"), "ok");
+    holder.take("job", "0 600");
+    server.signal("TERM");
+    wait_for("the drain", || server.events().iter().any(|event| event["event"] == "draining").then_some(()));
+    assert_eq!(server.connect().ask("l", "free", "0"), "error_auth");
+    let mut newcomer = wait_for("room", || {
+        let mut client = server.connect();
+        client.send(b"auth\n_\ns3cret\n");
+        (client.line() == "ok").then_some(client)
+    });
+    assert_eq!(newcomer.ask("l", "free", "0"), "error_draining");
+    assert_eq!(server.connect().line(), "error_max_connections");
 }
 
 #[test]
@@ -221,7 +270,7 @@ fn a_socket_file_is_gone_however_it_stops() {
             let token = holder.take("job", "0 600");
             server.signal("TERM");
             server.event("draining");
-            assert!(!Path::new(&path).exists(), "gone as soon as nobody may connect");
+            assert_eq!(unix(&host).ask("l", "free", "0"), "error_draining");
             if end == "TERM" {
                 assert_eq!(holder.ask("r", "job", &token), "ok");
             } else {

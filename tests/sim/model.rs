@@ -65,7 +65,8 @@ pub enum Told {
     /// Granted to a place that nobody waits for at the moment.
     GrantedSilently(usize),
     Timeout(Conn),
-    Off(Conn),
+    /// Another connection resumed its place.
+    Moved(Conn),
 }
 
 pub struct Model {
@@ -313,7 +314,7 @@ impl Model {
             self.forget_slept(conn, claim.key, claim.kind);
         }
         if let (State::Blocked, Some(before)) = (&claim.state, claim.conn) {
-            self.told.push(Told::Off(before));
+            self.told.push(Told::Moved(before));
         }
         let entry = self.claim(id);
         entry.conn = Some(conn);

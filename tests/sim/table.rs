@@ -341,7 +341,7 @@ impl Play {
                     self.tokens.insert(claim, stamp.hex().as_str().to_owned());
                     continue;
                 }
-                Told::Granted(conn, _) | Told::Timeout(conn) | Told::Off(conn) => conn,
+                Told::Granted(conn, _) | Told::Timeout(conn) | Told::Moved(conn) => conn,
             };
             let at = verdicts.iter().position(|(id, _)| Some(*id) == self.conns[conn]);
             let at = at.unwrap_or_else(|| panic!("{told:?} was not told, or to somebody else, or to the dead"));
@@ -351,7 +351,7 @@ impl Play {
                 (Verdict::Granted { stamp, .. }, Told::Granted(_, claim)) => {
                     self.tokens.insert(claim, stamp.hex().as_str().to_owned());
                 }
-                (Verdict::Timeout, Told::Timeout(_)) | (Verdict::Off, Told::Off(_)) => {}
+                (Verdict::Timeout, Told::Timeout(_)) | (Verdict::Moved, Told::Moved(_)) => {}
                 (verdict, told) => panic!("the table tells {verdict:?}, the model {told:?}"),
             }
         }

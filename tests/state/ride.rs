@@ -135,7 +135,8 @@ fn on_sigterm_it_leaves_at_once_and_what_is_held_stays_so() {
         let waiters = || kept.connect().stats()["locks"][0]["waiters"].as_u64();
         wait_for("both to wait", || (waiters() == Some(2)).then_some(()));
         let server = kept.stop();
-        assert_eq!((blocked.line(), queued.line()), ("error".to_owned(), "error".to_owned()));
+        let draining = || "error_draining".to_owned();
+        assert_eq!((blocked.line(), queued.line()), (draining(), draining()));
         assert_eq!((blocked.rest(), holder.rest()), (vec![], vec![]));
         let kept_event = || server.events().into_iter().find(|event| event["event"] == "state_kept");
         let left = wait_for("what it says of it", kept_event);

@@ -10,14 +10,27 @@ use super::replay::Damage;
 use crate::error::{Failure, Kind};
 
 /// A directory that no other server uses, for as long as this lives.
-pub(super) struct Dir {
+pub(in crate::server) struct Dir {
     path: PathBuf,
     _lock: File,
 }
 
+/// Why a directory cannot be used.
+pub(in crate::server) enum NotOpened {
+    /// Another server does, at this moment.
+    InUse(Failure),
+    Failed(Failure),
+}
+
+impl From<Failure> for NotOpened {
+    fn from(failure: Failure) -> NotOpened {
+        NotOpened::Failed(failure)
+    }
+}
+
 impl Dir {
     /// Makes it if it is not there. Tokens are in it, so it must be closed to others.
-    pub(super) fn open(path: &Path) -> Result<Dir, Failure> {
+    pub(in crate::server) fn open(path: &Path) -> Result<Dir, NotOpened> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|why| cannot(path, "make", &why))?;
         let mode = fs::metadata(path).map_err(|why| cannot(path, "look at", &why))?.permissions().mode();
@@ -26,7 +39,7 @@ impl Dir {
                 "cannot use --state-dir {}: others may look into it, and tokens are kept there",
                 path.display()
             );
-            return Err(Failure::usage(message).hint(format!("chmod 700 {}", path.display())));
+            return Err(Failure::usage(message).hint(format!("chmod 700 {}", path.display())).into());
         }
         let file = path.join("lock");
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
@@ -41,11 +54,10 @@ impl Dir {
                     Err(_) => String::new(),
                 };
                 let message = format!("cannot use --state-dir {}: another server uses it{holder}", path.display());
-                return Err(
-                    Failure::usage(message).hint("stop that one first, or give this one a directory of its own")
-                );
+                let hint = "stop that one first, or give this one a directory of its own";
+                return Err(NotOpened::InUse(Failure::usage(message).hint(hint)));
             }
-            Err(TryLockError::Error(why)) => return Err(cannot(path, "lock", &why)),
+            Err(TryLockError::Error(why)) => return Err(cannot(path, "lock", &why).into()),
         }
         // Only a help to whoever meets the lock: a full disk is no reason not to start.
         let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));

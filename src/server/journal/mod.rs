@@ -16,7 +16,7 @@
 //! it fails, what cannot be written is not answered: a client that hears nothing tries again until its lease
 //! is in danger, and ends in time; one that heard `error` would take its lock for lost at once.
 
-mod dir;
+pub(super) mod dir;
 pub mod downtime;
 mod file;
 pub mod frame;
@@ -73,14 +73,14 @@ pub(super) struct Journal {
 /// Reads what there is and goes on from it. `on_accepting` is called when a disk that was full or failed is
 /// well again.
 pub(super) fn open(
-    options: &Options,
+    dir: Dir,
+    fsync: Fsync,
     limits: Limits,
     report: &Report,
     on_accepting: Box<dyn Fn() + Send>,
 ) -> Result<(Table, Journal), Failure> {
     let began = clock::server_now();
     sys::ignore_file_size_signal();
-    let dir = Dir::open(&options.dir)?;
     let path = dir.path().to_owned();
     let now = clocks();
     let mut kept = Kept::default();
@@ -103,7 +103,7 @@ pub(super) fn open(
     let table = kept.table(limits, now.times.server);
     let (held, queued) = (kept.held(), kept.queued());
     let line = Arc::new(Line::new());
-    let writer = Writer::new(dir, now.boot, options.fsync, kept, line.clone(), report.clone(), on_accepting);
+    let writer = Writer::new(dir, now.boot, fsync, kept, line.clone(), report.clone(), on_accepting);
     let writer = writer.map_err(|why| cannot(&path, "write to", &why))?;
     let took = clock::server_now().since(began);
     report(Event::StateOpened {

@@ -161,7 +161,7 @@ impl Session {
                 }
             }
             if let Poll::Ready(letter) = Pin::new(&mut mailbox).poll(cx) {
-                return Poll::Ready(Some(letter.unwrap_or((Verdict::Off, None))));
+                return Poll::Ready(Some(letter.unwrap_or((Verdict::Closed, None))));
             }
             if self.input.len() >= MAX_AHEAD {
                 let mut timer = look.take().unwrap_or_else(|| Box::pin(sleep(LOOK_EVERY)));

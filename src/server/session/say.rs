@@ -62,7 +62,8 @@ impl Session {
                 answer::granted(stamp.hex().as_str(), lease_s).write(&mut self.out);
             }
             Verdict::Timeout => Answer::Timeout.write(&mut self.out),
-            Verdict::Off => Answer::Refused(Refusal::Unsaid).write(&mut self.out),
+            Verdict::Closed => Answer::Refused(Refusal::Draining).write(&mut self.out),
+            Verdict::Moved => Answer::Refused(Refusal::Unsaid).write(&mut self.out),
         }
     }
 
@@ -78,11 +79,12 @@ impl Session {
             }
         };
         let auto_release = self.seat.context.auto_release;
-        let grants = self.seat.context.shared.read(|table, _| table.grants());
+        let (grants, draining) = self.seat.context.shared.read(|table, _| (table.grants(), table.is_closed()));
         let version = env!("CARGO_PKG_VERSION");
         let info = format!(
             "{{\"server\":\"dflock\",\"version\":\"{version}\",\"fencing\":true,\
-             \"auto_release\":{auto_release},\"idle_cut_s\":0,\"resume_s\":{resume_s},\"grants\":{grants}}}"
+             \"auto_release\":{auto_release},\"idle_cut_s\":0,\"resume_s\":{resume_s},\"grants\":{grants},\
+             \"draining\":{draining}}}"
         );
         self.say(Answer::Document(info.as_bytes()))
     }

@@ -420,7 +420,7 @@ impl Table {
         }
         if before != ConnId::NOBODY {
             if stage == Stage::Blocked {
-                turn.verdicts.push_back((before, Verdict::Off));
+                turn.verdicts.push_back((before, Verdict::Moved));
             }
             self.close_place(before, key, claim);
             self.disown(claim);
@@ -445,6 +445,15 @@ impl Table {
         let resume = self.conns[conn.index()].resume;
         turn.record(|| Change::Resumed { number: if waiting { order } else { stamp.number }, lease_s, resume });
         Some(())
+    }
+
+    /// Whether a wait for the two-phase place of a connection would be answered at once.
+    pub(super) fn has_answer(&self, conn: ConnId, key: u32) -> bool {
+        match self.places.get(&(conn, key)) {
+            Some(Place::Open(claim)) => self.claims[*claim as usize].is_granted(),
+            Some(Place::Expired { .. }) => true,
+            None => false,
+        }
     }
 
     /// Takes the two-phase place of a connection, if it has one for this very key.

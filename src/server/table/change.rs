@@ -109,8 +109,10 @@ pub enum Verdict {
         lease_s: u64,
     },
     Timeout,
-    /// The server is stopping, or another connection resumed this place.
-    Off,
+    /// The server is stopping: ask again. A place with a ticket may be resumed where it is kept.
+    Closed,
+    /// Another connection resumed this place.
+    Moved,
 }
 
 /// What an operation that asks for a lock says at once.

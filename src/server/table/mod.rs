@@ -250,6 +250,9 @@ impl Table {
 
     pub fn enqueue(&mut self, turn: &mut Turn<'_>, conn: ConnId, name: &[u8], kind: Kind, lease_s: u64) -> Reply {
         self.run_out(turn);
+        if self.closed {
+            return Reply::No(No::Closed);
+        }
         if let Some(key) = self.find(kind.space(), name) {
             if let Some(Place::Open(_)) = self.places.get(&(conn, key)) {
                 return Reply::No(No::AlreadyEnqueued);
@@ -279,9 +282,12 @@ impl Table {
 
     pub fn wait(&mut self, turn: &mut Turn<'_>, conn: ConnId, name: &[u8], space: Space, timeout: Duration) -> Reply {
         self.run_out(turn);
-        let place = self.find(space, name).and_then(|key| self.take_place(conn, key));
-        let claim = match place {
-            None if self.closed => return Reply::No(No::Closed),
+        let key = self.find(space, name);
+        if self.closed && !key.is_some_and(|key| self.has_answer(conn, key)) {
+            // A place that is kept for the next server stays what it is.
+            return Reply::No(No::Closed);
+        }
+        let claim = match key.and_then(|key| self.take_place(conn, key)) {
             None => return Reply::No(No::NotEnqueued),
             Some(Place::Expired { .. }) => return Reply::No(No::LeaseExpired),
             Some(Place::Open(claim)) => claim,
@@ -405,7 +411,7 @@ impl Table {
         for claim in all {
             let Claim { conn, key, stage, .. } = self.claims[claim as usize];
             if stage == Stage::Blocked && conn != ConnId::NOBODY {
-                turn.verdicts.push_back((conn, Verdict::Off));
+                turn.verdicts.push_back((conn, Verdict::Closed));
             }
             if loses_place(&self.claims[claim as usize]) {
                 self.close_place(conn, key, claim);

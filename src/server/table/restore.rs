@@ -270,7 +270,7 @@ mod tests {
         play.turn(|table, turn| table.wait(turn, resuming, b"a", Space::Locks, Duration::from_secs(60)));
         play.turn(Table::hand_over);
         assert_eq!(play.verdicts.len(), 2);
-        assert!(play.verdicts.iter().all(|(_, verdict)| matches!(verdict, Verdict::Off)));
+        assert!(play.verdicts.iter().all(|(_, verdict)| matches!(verdict, Verdict::Closed)));
         assert_eq!(play.table.load().waiting, 1);
         play.now = at(10);
         play.turn(|table, turn| table.run_out(turn));

@@ -127,7 +127,7 @@ impl World {
     ) {
         let told = |(_, verdict): &&(usize, Verdict)| match verdict {
             Verdict::Granted { stamp, .. } => stamp.number == fence,
-            Verdict::Timeout | Verdict::Off => false,
+            Verdict::Timeout | Verdict::Closed | Verdict::Moved => false,
         };
         let link = verdicts.iter().find(told).map(|(link, _)| *link);
         let mut check = self.check.borrow_mut();

@@ -132,7 +132,7 @@ impl World {
                     verdicts.push((link.unwrap_or_default(), verdict));
                 }
                 (None, Verdict::Granted { stamp, .. }) => table.take_back(&mut turn, stamp),
-                (None, Verdict::Timeout | Verdict::Off) => {}
+                (None, Verdict::Timeout | Verdict::Closed | Verdict::Moved) => {}
             }
         }
         line.add(&changes);
@@ -147,7 +147,7 @@ impl World {
             let (said, promise) = match verdict {
                 Verdict::Granted { stamp, .. } => (Said::Granted { stamp }, self.lease_of(stamp)),
                 Verdict::Timeout => (Said::Timeout, Promise::Nothing),
-                Verdict::Off => (Said::Error, Promise::Nothing),
+                Verdict::Closed | Verdict::Moved => (Said::Error, Promise::Nothing),
             };
             self.answer(link, said, promise);
             self.go_on_with(link);
