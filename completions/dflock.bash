@@ -94,7 +94,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__acquire)
-            opts="-n -w -l -s -q -v -h --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --no-wait --timeout --lease --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --export --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -435,7 +435,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__enqueue)
-            opts="-n -w -l -s -q -v -h --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --no-wait --timeout --lease --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1202,7 +1202,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__sem__subcmd__acquire)
-            opts="-n -w -l -s -q -v -h --limit --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --limit --no-wait --timeout --lease --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --export --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1391,7 +1391,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__sem__subcmd__enqueue)
-            opts="-n -w -l -s -q -v -h --limit --no-wait --timeout --lease --export --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --limit --no-wait --timeout --lease --owner --max-hold --signal-on-lost --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

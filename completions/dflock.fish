@@ -94,12 +94,12 @@ complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l etcd-password-
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s n -l no-wait -d 'Fail at once if it is busy'
-complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l export -d 'Print lines for `eval`: the token and more as variables'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s q -l quiet -d 'Say nothing of a lock that is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s v -l verbose -d 'Say more on stderr'
+complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l export -d 'Print the token and more as variables, for `eval`; the lines fail unless the lock was taken'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c dflock -n "__fish_dflock_using_subcommand release" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l shard -d 'Use this shard, counted from 0, whatever the key' -r -f
@@ -161,7 +161,6 @@ complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l etcd-password-
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -s n -l no-wait -d 'Fail at once if it is busy'
-complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l export -d 'Print lines for `eval`: the token and more as variables'
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l json -d 'Answer with one JSON object on stdout, failures too'
@@ -219,12 +218,12 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s n -l no-wait -d 'Fail at once if it is busy'
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l export -d 'Print lines for `eval`: the token and more as variables'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s q -l quiet -d 'Say nothing of a lock that is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s v -l verbose -d 'Say more on stderr'
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l export -d 'Print the token and more as variables, for `eval`; the lines fail unless the lock was taken'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l limit -d 'How many may hold it at once; all its users must name the same number' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
@@ -289,7 +288,6 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s n -l no-wait -d 'Fail at once if it is busy'
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l export -d 'Print lines for `eval`: the token and more as variables'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l json -d 'Answer with one JSON object on stdout, failures too'

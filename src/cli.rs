@@ -122,7 +122,7 @@ impl Cli {
     pub fn manner(&self) -> Manner {
         match &self.verb {
             Verb::Exec(verb) => verb.manner(),
-            Verb::Acquire(verb) => verb.manner,
+            Verb::Acquire(verb) => verb.manner(),
             Verb::Release(verb) => verb.manner,
             Verb::Renew(verb) => verb.manner(),
             Verb::Enqueue(verb) => verb.manner(),

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use dflock::cli::{Cli, Leave};
-use dflock::command::{about, hold};
+use dflock::command::{about, export, hold};
 use dflock::error::{Failure, Kind};
 use dflock::{output, sys};
 
@@ -17,19 +17,28 @@ fn main() -> ExitCode {
         output::say(about::FIRST_STEPS);
         return ExitCode::from(Kind::Usage.exit());
     }
+    let is_exported = export::is_asked_for(std::env::args_os().skip(1));
+    if is_exported {
+        export::open();
+    }
     let cli = match Cli::from_command_line() {
         Ok(cli) => cli,
         Err(usage) if usage.use_stderr() => {
             let text = usage.render().to_string();
             // Help, where a verb of a verb is missing, speaks for itself.
             let text = text.strip_prefix("error: ").map_or(text.clone(), |text| format!("dflock: {text}"));
-            if std::env::args_os().any(|argument| argument == "--json") {
+            if !is_exported && std::env::args_os().any(|argument| argument == "--json") {
                 let first = text.lines().next().unwrap_or_default();
                 output::failure_json(&Failure::usage(first.strip_prefix("dflock: ").unwrap_or(first)));
             } else {
                 output::say(&text);
             }
-            return ExitCode::from(Kind::Usage.exit());
+            return leave(Kind::Usage.exit(), is_exported);
+        }
+        // A shell would evaluate the help, and go on.
+        Err(wanted) if is_exported && !output::is_answer_seen() => {
+            output::say(&wanted.render().to_string());
+            return leave(Kind::Usage.exit(), is_exported);
         }
         Err(wanted) => {
             // Help that nobody reads is no failure.
@@ -52,7 +61,15 @@ fn main() -> ExitCode {
                 (false, true) => {}
                 (false, false) => output::failure(&failure),
             }
-            ExitCode::from(failure.exit())
+            leave(failure.exit(), is_exported)
         }
     }
+}
+
+/// After a failure, which a shell that evaluates our answer must notice too.
+fn leave(code: u8, is_exported: bool) -> ExitCode {
+    if is_exported {
+        export::fail(code);
+    }
+    ExitCode::from(code)
 }

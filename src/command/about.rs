@@ -11,8 +11,10 @@ pub const FIRST_STEPS: &str = "\
 dflock runs a command while holding a lock: on this machine, or on all that name the same lock server.
 
   dflock exec demo -- echo \"only one of us at a time\"
-  dflock exec -n nightly -- ./backup.sh         not now, if it runs elsewhere
-  eval \"$(dflock acquire deploy --export)\"      a lock for the rest of a script
+  dflock exec -n nightly -- ./backup.sh      not now, if it runs elsewhere
+
+  lock=$(dflock acquire deploy --export) || exit; eval \"$lock\"
+                                             a lock for the rest of a script
 
 Nothing has to be set up first: without DFLOCK_SERVERS, a server on this machine is started when it is needed.
 

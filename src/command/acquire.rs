@@ -7,15 +7,15 @@ use clap::Args;
 use serde::Serialize;
 
 use super::busy::who_has_it;
-use super::local;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
+use super::{export, local};
 use crate::backend::Feature;
 use crate::error::Failure;
 use crate::holder::owner::Owner;
 use crate::holder::start::{self, Started};
-use crate::holder::{Held, Job, Report};
+use crate::holder::{Job, Report};
 use crate::lock::{Key, Kind};
 use crate::output;
 use crate::settings::duration;
@@ -27,18 +27,25 @@ use crate::settings::duration;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   dflock acquire nightly && ./job; dflock release nightly
-  eval \"$(dflock acquire nightly --export)\" || exit")]
+  lock=$(dflock acquire nightly --export) || exit; eval \"$lock\"")]
 pub struct Acquire {
+    #[command(flatten)]
+    wanted: Wanted,
+
+    /// Print the token and more as variables, for `eval`; the lines fail unless the lock was taken
+    #[arg(long, conflicts_with = "json")]
+    export: bool,
+}
+
+/// A lock, or a place in its queue, that a holder is to keep.
+#[derive(Args, Debug)]
+pub struct Wanted {
     /// Name of the lock
     #[arg(value_name = "KEY")]
     pub key: OsString,
 
     #[command(flatten)]
     pub wait: Patience,
-
-    /// Print lines for `eval`: the token and more as variables
-    #[arg(long, conflicts_with = "json")]
-    export: bool,
 
     #[command(flatten)]
     pub keep: Keep,
@@ -93,29 +100,28 @@ impl Patience {
 
 impl Acquire {
     pub fn run(self, limit: Option<u64>) -> Result<u8, Failure> {
-        let (export, manner) = (self.export, self.manner);
-        let taken = self.take(limit, false);
-        match (taken, export) {
-            (Ok((key, started, owner)), _) => {
-                let report = &started.report;
-                let held = report.grant.clone().ok_or_else(|| Failure::internal("take the lock", &"no grant came"))?;
-                if export {
-                    output::plain(&exports(&key, report, &held))?;
-                } else {
-                    manner.answer(&Taken::new(&key, limit, report, owner), || format!("{}\n", held.token.as_str()))?;
-                }
-                started.thank();
-                Ok(0)
-            }
-            (Err(failure), true) => {
-                // The shell that evaluates this fails with our code, and keeps no variable of an earlier lock.
-                output::plain(&format!("unset {}\n(exit {})\n", VARIABLES.join(" "), failure.exit()))?;
-                Err(failure)
-            }
-            (Err(failure), false) => Err(failure),
+        let (is_exported, manner) = (self.export, self.wanted.manner);
+        if is_exported {
+            export::check()?;
         }
+        let (key, started, owner) = self.wanted.take(limit, false)?;
+        let report = &started.report;
+        let held = report.grant.as_ref().ok_or_else(|| Failure::internal("take the lock", &"no grant came"))?;
+        if is_exported {
+            export::succeed(&key, report, held)?;
+        } else {
+            manner.answer(&Taken::new(&key, limit, report, owner), || format!("{}\n", held.token.as_str()))?;
+        }
+        started.thank();
+        Ok(0)
     }
 
+    pub fn manner(&self) -> Manner {
+        self.wanted.manner
+    }
+}
+
+impl Wanted {
     /// Starts a holder and waits for what it reports.
     pub fn take(self, limit: Option<u64>, two_phase: bool) -> Result<(Key, Started, Option<Owner>), Failure> {
         let key = Key::from_argument(&self.key).map_err(Failure::usage)?;
@@ -207,27 +213,6 @@ impl Taken {
             owner_pid: owner.map(|owner| owner.pid),
         }
     }
-}
-
-const VARIABLES: [&str; 5] = ["DFLOCK_KEY", "DFLOCK_TOKEN", "DFLOCK_LEASE", "DFLOCK_SERVER", "DFLOCK_FENCE"];
-
-/// Lines that any POSIX shell can evaluate.
-fn exports(key: &Key, report: &Report, held: &Held) -> String {
-    let mut lines = String::new();
-    let values = [
-        Some(key.to_string()),
-        Some(held.token.as_str().to_owned()),
-        Some(held.lease.as_secs_f64().to_string()),
-        Some(report.server.clone()),
-        held.fence.map(|fence| fence.to_string()),
-    ];
-    for (name, value) in VARIABLES.iter().zip(values) {
-        lines.push_str(&match value {
-            Some(value) => format!("export {name}={}\n", output::shell_quote(&value)),
-            None => format!("unset {name}\n"),
-        });
-    }
-    lines
 }
 
 fn parse_signal(text: &str) -> Result<i32, String> {

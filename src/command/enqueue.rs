@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::acquire::{Acquire, Taken};
+use super::acquire::{Taken, Wanted};
 use super::manner::Manner;
 use crate::error::Failure;
 
@@ -16,13 +16,13 @@ use crate::error::Failure;
   dflock enqueue deploy --json")]
 pub struct Enqueue {
     #[command(flatten)]
-    acquire: Acquire,
+    wanted: Wanted,
 }
 
 impl Enqueue {
     pub fn run(self, limit: Option<u64>) -> Result<u8, Failure> {
-        let manner = self.acquire.manner;
-        let (key, started, owner) = self.acquire.take(limit, true)?;
+        let manner = self.wanted.manner;
+        let (key, started, owner) = self.wanted.take(limit, true)?;
         let report = &started.report;
         manner.answer(&Taken::new(&key, limit, report, owner), || match &report.grant {
             Some(held) => format!("acquired {}\n", held.token.as_str()),
@@ -33,6 +33,6 @@ impl Enqueue {
     }
 
     pub fn manner(&self) -> Manner {
-        self.acquire.manner
+        self.wanted.manner
     }
 }

@@ -7,6 +7,7 @@ pub mod completions;
 pub mod config;
 pub mod enqueue;
 pub mod exec;
+pub mod export;
 pub mod hold;
 pub mod holders;
 mod local;

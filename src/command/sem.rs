@@ -25,7 +25,7 @@ pub struct Sem {
 enum Verb {
     #[command(after_help = "Examples:
   dflock sem acquire crawl --limit 3 && ./crawler; dflock sem release crawl --limit 3
-  eval \"$(dflock sem acquire crawl --limit 3 --export)\" || exit")]
+  lock=$(dflock sem acquire crawl --limit 3 --export) || exit; eval \"$lock\"")]
     Acquire(Limited<Acquire>),
     #[command(after_help = "Examples:
   dflock sem release crawl --limit 3
@@ -68,7 +68,7 @@ impl Sem {
 
     pub fn manner(&self) -> Manner {
         match &self.verb {
-            Verb::Acquire(Limited { verb, .. }) => verb.manner,
+            Verb::Acquire(Limited { verb, .. }) => verb.manner(),
             Verb::Release(Limited { verb, .. }) => verb.manner,
             Verb::Renew(Limited { verb, .. }) => verb.manner(),
             Verb::Enqueue(Limited { verb, .. }) => verb.manner(),

@@ -6,7 +6,10 @@ mod screen;
 mod table;
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
@@ -24,6 +27,11 @@ pub const SCHEMA: u32 = 1;
 pub fn plain(text: &str) -> Result<(), Failure> {
     // Whoever closed it does not want it.
     more(text).map(|_| ())
+}
+
+/// An answer of which nothing may be missing: here a reader that is gone is a failure.
+pub fn whole(text: &str) -> Result<(), Failure> {
+    if more(text)? { Ok(()) } else { Err(Failure::new(Kind::Internal, "nobody reads the answer on stdout")) }
 }
 
 /// A part of an answer that goes on; `false` if nobody wants more of it.
@@ -64,6 +72,14 @@ pub fn is_person_there() -> bool {
 /// Whether a person reads the answer.
 pub fn is_answer_seen() -> bool {
     io::stdout().is_terminal()
+}
+
+/// Whether the answer goes nowhere: a stdout that was closed is /dev/null by now.
+pub fn is_answer_lost() -> bool {
+    let device = |file: io::Result<File>| file.and_then(|file| file.metadata()).map(|about| about.rdev()).unwrap_or(0);
+    let stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    let null = device(File::open("/dev/null"));
+    null != 0 && device(stdout) == null
 }
 
 /// One line about what is going on.

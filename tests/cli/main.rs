@@ -20,6 +20,7 @@ mod client_settings;
 mod client_shards;
 mod client_tls;
 mod crowds;
+mod fails_closed;
 mod help;
 mod holders;
 mod json;
