@@ -2,7 +2,7 @@
 //!
 //! `DFLOCK_ETCD_ROUNDS=N` asks for more faults a lane, `DFLOCK_SEED=N` for a story again. Whoever's lease is
 //! revoked by hand has lost it at that moment: what its child writes in the grace after that is excused, as
-//! is what etcd itself takes away wrongly when a deposed leader wakes (before 3.4.31 and 3.5.13).
+//! is what etcd itself takes away wrongly when a deposed leader wakes (see `backend::etcd`).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};

@@ -4,9 +4,11 @@
 //! `lease` for how it is proved. The create revision of the key is the fence. A lost connection is not a lost
 //! lock: another member is asked until there is no more time. What etcd says to be gone is lost.
 //!
-//! Works with etcd 3.4 and later. Before 3.4.31 and 3.5.13 a member that wakes as a deposed leader may revoke
-//! leases that are alive: then a lock is lost while its command runs, and the next one may start a moment
-//! before it is stopped.
+//! Works with etcd 3.4 and later. A leader that was frozen for longer than a lease, and wakes when another member
+//! leads, may revoke leases that were kept alive meanwhile: it does so before it has heard of its successor. Since
+//! 3.4.31 and 3.5.13 it looks first whether it still leads, but not if its clock has just ticked, as it has on waking
+//! (seen with 3.6.9, with `etcdctl` alone). Then a lock is lost while its command runs: that is stopped as soon as
+//! the watch of its key tells, and the next one may start some milliseconds before.
 
 mod cluster;
 mod hold;
