@@ -6,6 +6,7 @@ pub mod etcd;
 pub mod gate;
 pub mod original;
 pub mod proxy;
+pub mod running;
 pub mod tools;
 pub mod typist;
 
