@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use house::running::{Said, finish};
 use house::tools;
 
 const SCRIPTS: [(&str, &str); 5] = [
@@ -31,9 +32,15 @@ fn files(dir: &Path) -> Files {
 /// Runs the program away from any setting of this user, which it must not write into its manual.
 fn dflock(args: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dflock"));
-    let said = command.args(args).env_clear().output().expect("dflock runs");
-    assert!(said.status.success() && said.stderr.is_empty(), "{args:?}: {said:?}");
-    String::from_utf8(said.stdout).expect("it is text")
+    let said = run(command.args(args).env_clear());
+    assert!(said.code == 0 && said.err.is_empty(), "{args:?}: {said:?}");
+    said.out
+}
+
+/// Runs a program to its end, which must come.
+fn run(command: &mut Command) -> Said {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    finish(command.spawn().expect("it runs"))
 }
 
 fn compare(dir: &str, made: &Files) {
@@ -85,11 +92,10 @@ fn readers_of_man_pages_have_no_complaint() {
         }
         for name in files(home.path()).keys() {
             let mut command = Command::new(reader[0]);
-            command.args(&reader[1..]).arg(home.path().join(name)).stdin(Stdio::null());
-            let said = command.env("MANPAGER", "cat").output().expect("it runs");
-            let complaints = [&said.stderr[..], if reader[0] == "mandoc" { &said.stdout } else { b"" }].concat();
-            let complaints = String::from_utf8_lossy(&complaints);
-            assert!(said.status.success() && complaints.is_empty(), "{reader:?} {name}: {complaints}");
+            command.args(&reader[1..]).arg(home.path().join(name));
+            let said = run(command.env("MANPAGER", "cat"));
+            let complaints = [said.err.as_str(), if reader[0] == "mandoc" { &said.out } else { "" }].concat();
+            assert!(said.code == 0 && complaints.is_empty(), "{reader:?} {name}: {complaints}");
         }
     }
 }

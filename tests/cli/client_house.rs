@@ -1,21 +1,19 @@
 //! A clean house for a client, where everything that is wrong is collected and said at the end.
 
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::house::{CEILING, now, signal, wait_for};
+use crate::house::home::{Home, dwellers};
+use crate::house::{now, wait_for};
 
 /// A user with a home, who has set nothing.
 pub struct Desk {
-    home: TempDir,
+    home: Home,
     variables: Vec<(String, String)>,
     /// Everything that is not as it should be: said at the end, so that one run shows all of it.
     complaints: Mutex<Vec<String>>,
@@ -32,8 +30,7 @@ pub struct Said {
 
 impl Desk {
     pub fn new() -> Desk {
-        crate::house::hear_signals();
-        let home = tempfile::tempdir().expect("a home");
+        let home = Home::new();
         for (name, mode) in [("run", 0o700), ("config", 0o755)] {
             std::fs::create_dir(home.path().join(name)).expect("a directory");
             let mode = std::fs::Permissions::from_mode(mode);
@@ -130,14 +127,7 @@ impl Desk {
 
     /// The processes of this house, by their environment.
     pub fn processes(&self) -> Vec<u32> {
-        let mine = format!("HOME={}", self.path().display()).into_bytes();
-        let all = std::fs::read_dir("/proc").expect("/proc is there").flatten();
-        let pids = all.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
-        pids.filter(|pid| {
-            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == mine)
-        })
-        .collect()
+        dwellers(self.path())
     }
 
     /// Those of them whose command line has this word.
@@ -207,12 +197,6 @@ fn shortcomings_of_document(said: &Said, code: i32, names_no_key: bool, parts: &
 
 impl Drop for Desk {
     fn drop(&mut self) {
-        for pid in self.processes() {
-            // It may end in this moment.
-            if Path::new(&format!("/proc/{pid}")).exists() {
-                let _ = Command::new("kill").arg(pid.to_string()).stderr(Stdio::null()).status();
-            }
-        }
         if !std::thread::panicking() {
             let complaints = std::mem::take(&mut *self.complaints.lock().expect("the list"));
             assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
@@ -221,43 +205,11 @@ impl Drop for Desk {
 }
 
 /// Runs a command to its end, or to the ceiling.
+#[track_caller]
 pub fn finish(mut command: Command) -> Said {
     let begin = now();
-    let mut child = command.spawn().expect("dflock starts");
-    let (mut out, mut err) = (child.stdout.take().expect("stdout"), child.stderr.take().expect("stderr"));
-    let reading_out = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        out.read_to_end(&mut text).expect("stdout can be read");
-        String::from_utf8_lossy(&text).into_owned()
-    });
-    let mut text = Vec::new();
-    let watch = Watch { pid: child.id(), is_over: Arc::default() };
-    watch.start();
-    err.read_to_end(&mut text).expect("stderr can be read");
-    let out = reading_out.join().expect("stdout was read");
-    let status = child.wait().expect("it can be waited for");
-    watch.is_over.store(true, Ordering::Release);
-    Said { code: status.code(), out, err: String::from_utf8_lossy(&text).into_owned(), took: begin.elapsed() }
-}
-
-/// Ends a command that hangs.
-struct Watch {
-    pid: u32,
-    is_over: Arc<AtomicBool>,
-}
-
-impl Watch {
-    fn start(&self) {
-        let (pid, is_over, begin) = (self.pid, self.is_over.clone(), now());
-        std::thread::spawn(move || {
-            while !is_over.load(Ordering::Acquire) {
-                if begin.elapsed() > CEILING {
-                    return signal(pid, "KILL");
-                }
-                std::thread::park_timeout(Duration::from_millis(100));
-            }
-        });
-    }
+    let ended = crate::house::clean::finish(command.spawn().expect("dflock starts"));
+    Said { code: Some(ended.code), out: ended.out, err: ended.err, took: begin.elapsed() }
 }
 
 /// Waits until a real server holds nothing: what a client that failed leaves behind goes with its connection.

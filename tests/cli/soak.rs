@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::abuse::reset;
 use crate::checker::{Checker, LIMITS};
+use crate::house::watchdog::may_take;
 use crate::house::{Server, now, wait_for};
 use crate::lines::{Lines, tcp};
 use crate::start::raise_descriptor_limit;
@@ -173,6 +174,7 @@ fn two_hundred_clients_never_overlap() {
     raise_descriptor_limit();
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let (seconds, seed) = (number("DFLOCK_SOAK_S").unwrap_or(20), number("DFLOCK_SEED").unwrap_or(1));
+    may_take(Duration::from_secs(120 + seconds));
     let server = Server::start(&["--gc-max-idle", "1"]);
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
     let (before, opened) = (server.memory_kib(), descriptors());

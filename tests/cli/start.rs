@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 
+use crate::house::home::Home;
 use crate::house::{CEILING, Server, now, wait_for};
 
 /// Starts a server that must not start; returns what it says.
@@ -16,7 +17,7 @@ pub fn refused(args: &[&str]) -> String {
 
 /// The same; `prepare` may change the command's environment.
 pub fn refused_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> String {
-    let home = tempfile::tempdir().expect("a home for the server");
+    let home = Home::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_dflock"));
     command.arg("serve").args(args).env_clear().env("HOME", home.path()).current_dir(home.path());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

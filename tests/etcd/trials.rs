@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::house::clean::{House, Running};
 use crate::house::etcd::{Etcd, is_here};
+use crate::house::watchdog::may_take;
 use crate::house::{CEILING, now, wait_for};
 use crate::random::Random;
 use crate::trials_checker::{Break, check, spread};
@@ -223,6 +224,7 @@ fn trials() {
     let seed = number("DFLOCK_SEED").unwrap_or_else(wall);
     let rounds = number("DFLOCK_ETCD_ROUNDS").unwrap_or(ROUNDS);
     println!("DFLOCK_SEED={seed} DFLOCK_ETCD_ROUNDS={rounds}");
+    may_take(Duration::from_secs(200 + 20 * rounds));
     let lanes: Vec<_> =
         (0..LANES).map(|at| std::thread::spawn(move || run_lane(at, seed.wrapping_add(at), rounds))).collect();
     let broken = lanes.into_iter().map(std::thread::JoinHandle::join).filter(Result::is_err).count();

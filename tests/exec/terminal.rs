@@ -18,6 +18,7 @@ use nix::unistd::{Pid, pipe2, tcgetpgrp};
 
 use super::trials_fleet::send;
 use crate::house::clean::House;
+use crate::house::watchdog::Witness;
 use crate::house::{CEILING, now, wait_for};
 
 pub(crate) const CTRL_C: &str = "\x03";
@@ -35,6 +36,7 @@ pub(crate) struct Terminal {
     seen: usize,
     /// The leader of the session.
     child: Child,
+    _witness: Witness,
 }
 
 /// Our end. Nobody else may have it open, or closing it would change nothing.
@@ -49,6 +51,12 @@ struct Line {
 struct Screen {
     text: Mutex<Vec<u8>>,
     changed: Condvar,
+}
+
+impl Screen {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.text.lock().expect("the screen")).into_owned()
+    }
 }
 
 impl Terminal {
@@ -70,7 +78,9 @@ impl Terminal {
         let (until, reading) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let (from, to) = (File::from(keys.as_fd().try_clone_to_owned().expect("another handle")), screen.clone());
         let reader = std::thread::spawn(move || read_all(from, &until, &to));
-        Terminal { line: Some(Line { keys, reading, reader }), device, screen, seen: 0, child }
+        let shown = screen.clone();
+        let witness = Witness::new(format!("terminal of {}", child.id()), move || shown.text());
+        Terminal { line: Some(Line { keys, reading, reader }), device, screen, seen: 0, child, _witness: witness }
     }
 
     /// An interactive shell with job control, at its prompt.
@@ -137,7 +147,7 @@ impl Terminal {
 
     /// Whatever was shown so far.
     pub(crate) fn shown(&self) -> String {
-        String::from_utf8_lossy(&self.screen.text.lock().expect("the screen")).into_owned()
+        self.screen.text()
     }
 
     /// The process group that keys go to.

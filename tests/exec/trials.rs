@@ -14,6 +14,7 @@ use super::trials_fleet::{MANNERS, Manners, Role, Tail, furnish, has_life, proce
 use crate::house::clean::{House, Running};
 use crate::house::original::Original;
 use crate::house::proxy::Proxy;
+use crate::house::watchdog::may_take;
 use crate::house::{CEILING, Client, Server, lasting_port, now, wait_for};
 use crate::random::Random;
 
@@ -257,6 +258,7 @@ fn trials() {
     let seed = number("DFLOCK_SEED").unwrap_or_else(wall);
     let rounds = number("DFLOCK_ROUNDS").unwrap_or(ROUNDS);
     println!("DFLOCK_SEED={seed} DFLOCK_ROUNDS={rounds}");
+    may_take(Duration::from_secs(300 + 2 * rounds));
     let begin = now();
     let lanes = LANES.iter().enumerate().map(|(at, (site, share))| {
         let rounds = (share * rounds).div_ceil(ROUNDS);

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::checker::{Tenure, check, read};
 use crate::house::clean::{House, Running};
+use crate::house::watchdog::may_take;
 use crate::house::{Server, now, wait_for};
 use crate::random::Random;
 
@@ -132,6 +133,7 @@ fn commands_run_to_their_own_end_while_the_server_dies_again_and_again() {
     let seed = std::env::var("DFLOCK_SEED").map_or(clock(), |text| text.parse().expect("a number"));
     let rounds = std::env::var("DFLOCK_ROUNDS").map_or(ROUNDS, |text| text.parse().expect("a number"));
     println!("DFLOCK_SEED={seed}");
+    may_take(Duration::from_secs(200 + 4 * rounds));
     let mut random = Random::new(seed);
     let mut trial = Trial::begin();
     let holder = ["acquire", "held", "-l", "20", "--owner", "none", "--max-hold", "10m", "--json"];

@@ -9,9 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 use super::gate::Gate;
+use super::home::Home;
 pub use super::running::{Running, Said, finish};
 use super::{Server, now, wait_for};
 
@@ -19,7 +19,7 @@ use super::{Server, now, wait_for};
 pub const TITLE: &str = "dflock: holding ";
 
 pub struct House {
-    pub home: TempDir,
+    pub home: Home,
     /// Of mode 700; holders are in `dflock` below it.
     pub runtime: PathBuf,
     /// What `DFLOCK_SERVERS` says.
@@ -44,8 +44,7 @@ impl House {
 
     /// For servers that are there already, as `--servers` names them.
     pub fn at(servers: &str) -> House {
-        super::hear_signals();
-        let home = tempfile::tempdir().expect("a home");
+        let home = Home::new();
         let runtime = home.path().join("run");
         fs::create_dir(&runtime).expect("a runtime directory");
         fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).expect("mode 700");

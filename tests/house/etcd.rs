@@ -1,6 +1,7 @@
 //! A real etcd for a test: members on free loopback ports, their data in a directory of their own, ended with it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -8,27 +9,25 @@ use std::sync::Mutex;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
-use super::clean::{Said, finish};
-use super::{lasting_listener, wait_for};
-
-/// Runs a member until our end of its input closes, however we end.
-const KEEPER: &str =
-    r#"etcd=$1; log=$2; shift 2; "$etcd" "$@" >>"$log" 2>&1 </dev/null & echo $!; read -r _; kill -9 $! 2>&-; wait"#;
+use super::home::Home;
+use super::running::{Said, finish};
+use super::watchdog::Witness;
+use super::{CEILING, lasting_listener, wait_for};
 
 pub struct Etcd {
     members: Vec<Mutex<Member>>,
     /// `http` or `https`.
     scheme: &'static str,
-    home: TempDir,
+    _witnesses: Vec<Witness>,
+    home: Home,
     flags: Vec<String>,
 }
 
 struct Member {
     client: u16,
     peer: u16,
-    running: Option<(Child, Pid)>,
+    running: Option<Child>,
 }
 
 /// Where the programs are; `DFLOCK_ETCD` names another directory than the `PATH` has.
@@ -57,14 +56,19 @@ impl Etcd {
 
     /// With more flags for every member, made in the directory that is given.
     pub fn start_with(count: usize, scheme: &'static str, flags: impl FnOnce(&std::path::Path) -> Vec<String>) -> Etcd {
-        let home = tempfile::tempdir().expect("a home for etcd");
+        let home = Home::new();
         let flags = flags(home.path());
         // All at once, so that none is given twice.
         let ports: Vec<TcpListener> = (0..2 * count).map(|_| lasting_listener()).collect();
         let port = |at: usize| ports[at].local_addr().expect("an address").port();
         let members =
             (0..count).map(|at| Mutex::new(Member { client: port(2 * at), peer: port(2 * at + 1), running: None }));
-        let etcd = Etcd { members: members.collect(), scheme, home, flags };
+        let witnesses = (0..count).map(|at| {
+            let log = log_file(&home, at);
+            Witness::new(format!("member m{at}"), move || std::fs::read_to_string(&log).unwrap_or_default())
+        });
+        let witnesses = witnesses.collect();
+        let etcd = Etcd { members: members.collect(), scheme, _witnesses: witnesses, home, flags };
         drop(ports);
         for at in 0..count {
             etcd.launch(at);
@@ -96,36 +100,37 @@ impl Etcd {
         let all: Vec<String> = (0..self.members.len()).map(|at| format!("m{at}={}", peer(at))).collect();
         let data = self.home.path().join(format!("m{at}"));
         let (client, own_peer, all) = (self.url(at), peer(at), all.join(","));
-        let mut command = Command::new("sh");
-        command.args(["-c", KEEPER, "etcd-keeper"]);
-        command.arg(program("etcd").expect("etcd is installed")).arg(self.home.path().join(format!("m{at}.log")));
+        let log = OpenOptions::new().create(true).append(true).open(log_file(&self.home, at)).expect("a log");
+        let mut command = self.command("etcd");
         command.arg("--name").arg(format!("m{at}")).arg("--data-dir").arg(&data);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &own_peer, "--initial-advertise-peer-urls", &own_peer]);
         command.args(["--initial-cluster", &all, "--initial-cluster-state", "new"]);
         command.args(&self.flags);
-        command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut keeper = command.spawn().expect("sh starts");
-        let mut line = String::new();
-        let stdout = keeper.stdout.take().expect("stdout is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("a pid");
-        let pid = Pid::from_raw(line.trim().parse().expect("a pid"));
-        self.member(at).running = Some((keeper, pid));
+        command.stdout(log.try_clone().expect("another handle")).stderr(log);
+        self.member(at).running = Some(command.spawn().expect("etcd starts"));
+    }
+
+    /// One of etcd's programs, at home here.
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(program(name).expect("etcd is installed"));
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", self.home.path()).env("ETCDCTL_API", "3");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
     }
 
     /// To the member's process: STOP, CONT.
     pub fn signal(&self, at: usize, signal: Signal) {
-        if let Some((_, pid)) = &self.member(at).running {
-            kill(*pid, signal).expect("the member runs");
+        if let Some(member) = &self.member(at).running {
+            kill(Pid::from_raw(member.id().cast_signed()), signal).expect("the member runs");
         }
     }
 
     /// Ends a member as by kill -9, and waits for that.
     pub fn kill(&self, at: usize) {
-        if let Some((mut keeper, pid)) = self.member(at).running.take() {
-            let _ = kill(pid, Signal::SIGKILL);
-            drop(keeper.stdin.take());
-            let _ = keeper.wait();
+        if let Some(mut member) = self.member(at).running.take() {
+            let _ = member.kill();
+            let _ = member.wait();
         }
     }
 
@@ -151,10 +156,8 @@ impl Etcd {
     /// `etcdctl ARGS` for these members, not yet started.
     pub fn ctl_command(&self, args: &[&str]) -> Command {
         let urls: Vec<String> = (0..self.members.len()).map(|at| self.url(at)).collect();
-        let mut command = Command::new(program("etcdctl").expect("etcdctl is installed"));
-        command.env_clear().env("PATH", "/usr/bin:/bin").env("ETCDCTL_API", "3");
+        let mut command = self.command("etcdctl");
         command.args(["--endpoints", &urls.join(",")]).args(args);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
@@ -165,13 +168,7 @@ impl Etcd {
     /// Which member leads; `None` while nobody does.
     pub fn leader(&self) -> Option<usize> {
         (0..self.members.len()).find(|at| {
-            let mut command = Command::new(program("etcdctl").expect("etcdctl is installed"));
-            command
-                .env_clear()
-                .env("ETCDCTL_API", "3")
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
+            let mut command = self.command("etcdctl");
             command.args(["--command-timeout", "1s", "--dial-timeout", "1s", "--endpoints", &self.url(*at)]);
             let said = finish(command.args(["endpoint", "status"]).spawn().expect("etcdctl starts"));
             said.code == 0 && said.out.split(", ").nth(4) == Some("true")
@@ -202,7 +199,7 @@ impl Etcd {
     }
 
     pub fn log(&self, at: usize) -> String {
-        std::fs::read_to_string(self.home.path().join(format!("m{at}.log"))).unwrap_or_default()
+        std::fs::read_to_string(log_file(&self.home, at)).unwrap_or_default()
     }
 }
 
@@ -214,8 +211,13 @@ impl Drop for Etcd {
     }
 }
 
+fn log_file(home: &Home, at: usize) -> PathBuf {
+    home.path().join(format!("m{at}.log"))
+}
+
 fn requests_of(address: &str) -> u64 {
     let mut stream = TcpStream::connect(address).expect("the member listens");
+    stream.set_read_timeout(Some(CEILING)).expect("a read timeout");
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("it reads");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("metrics are text");

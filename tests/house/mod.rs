@@ -4,11 +4,13 @@
 pub mod clean;
 pub mod etcd;
 pub mod gate;
+pub mod home;
 pub mod original;
 pub mod proxy;
 pub mod running;
 pub mod tools;
 pub mod typist;
+pub mod watchdog;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -16,14 +18,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use home::Home;
 use serde_json::Value;
-use tempfile::TempDir;
+use watchdog::{Witness, waiting_for};
 
 /// How long a test waits for anything before it gives up: far more than it ever takes.
 pub const CEILING: Duration = Duration::from_secs(30);
 
 /// Waits until `look` finds something.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let _waiting = waiting_for(what);
     let begin = now();
     loop {
         if let Some(found) = look() {
@@ -79,7 +83,8 @@ pub struct Server {
     /// `127.0.0.1:PORT`, or what it listens on first.
     pub address: String,
     log: Arc<Mutex<Vec<String>>>,
-    pub home: TempDir,
+    _witness: Witness,
+    pub home: Home,
 }
 
 impl Server {
@@ -89,8 +94,7 @@ impl Server {
 
     /// `prepare` may change the command's environment and limits.
     pub fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Server {
-        hear_signals();
-        let home = tempfile::tempdir().expect("a home for the server");
+        let home = Home::new();
         let mut command = Command::new(env!("CARGO_BIN_EXE_dflock"));
         command.args(["serve", "--port", "0", "--log-format", "json"]).args(args);
         command.env_clear().env("HOME", home.path()).current_dir(home.path());
@@ -105,7 +109,9 @@ impl Server {
                 written.lock().expect("the log").push(line);
             }
         });
-        let mut server = Server { child, address: String::new(), log, home };
+        let shown = log.clone();
+        let witness = Witness::new(format!("server {}", child.id()), move || shown.lock().expect("the log").join("\n"));
+        let mut server = Server { child, address: String::new(), log, _witness: witness, home };
         let listening = server.event("listening");
         server.address = listening["address"].as_str().expect("an address").to_owned();
         server

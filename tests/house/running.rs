@@ -1,16 +1,23 @@
 //! Programs that a test started: how they end, and what they say.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command};
-use std::sync::mpsc;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::Value;
 
 use super::clean::mask_tokens;
+use super::watchdog::{Witness, waiting_for};
 use super::{CEILING, now, signal};
+
+/// Of what nobody has read.
+const TOO_MUCH: u64 = 64 * 1024;
 
 /// What a program said, and how it ended.
 #[derive(Debug)]
@@ -46,29 +53,43 @@ impl Said {
     }
 }
 
-/// A program that was started and may still run.
+/// A program that was started and may still run; it is killed if it does when this is dropped.
 pub struct Running {
+    /// `None` after it was waited for.
     child: Option<Child>,
     pub pid: u32,
+    out: Output,
+    err: Output,
+    _witness: Witness,
 }
 
 impl Running {
+    #[track_caller]
     pub fn start(command: &mut Command) -> Running {
-        let child = command.spawn().expect("it starts");
-        Running { pid: child.id(), child: Some(child) }
+        Running::of(command.spawn().expect("it starts"))
     }
 
     /// One that was started already.
-    pub fn of(child: Child) -> Running {
-        Running { pid: child.id(), child: Some(child) }
+    pub fn of(mut child: Child) -> Running {
+        let pid = child.id();
+        let out = Output::of(child.stdout.take().map(OwnedFd::from));
+        let err = Output::of(child.stderr.take().map(OwnedFd::from));
+        let (shown_out, shown_err) = (out.clone(), err.clone());
+        let witness =
+            Witness::new(format!("process {pid}"), move || format!("{}{}", shown_out.so_far(), shown_err.so_far()));
+        Running { child: Some(child), pid, out, err, _witness: witness }
     }
 
     pub fn signal(&self, name: &str) {
         signal(self.pid, name);
     }
 
+    fn status(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().expect("it can be waited for"))
+    }
+
     pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().expect("it can be waited for").is_none())
+        self.child.is_some() && self.status().is_none()
     }
 
     /// Closes its input, for which a script may wait with `read`.
@@ -76,14 +97,36 @@ impl Running {
         drop(self.child.as_mut().and_then(|child| child.stdin.take()));
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for the end of what it says: nobody else may keep its output open.
+    #[track_caller]
     pub fn finish(mut self) -> Said {
-        finish(self.child.take().expect("it was not waited for"))
+        let _waiting = waiting_for(&format!("the end of process {}", self.pid));
+        let outputs = [self.out.listen(), self.err.listen()];
+        let begin = now();
+        let status = loop {
+            if let Some(status) = self.status() {
+                break status;
+            }
+            assert!(begin.elapsed() < CEILING * 2, "process {} did not end in {:?}", self.pid, CEILING * 2);
+            thread::park_timeout(Duration::from_millis(1));
+        };
+        self.child = None;
+        for output in outputs {
+            // Nothing is ever sent: the other end is dropped.
+            let end = output.recv_timeout(CEILING);
+            assert_eq!(end, Err(mpsc::RecvTimeoutError::Disconnected), "somebody keeps its output open");
+        }
+        let code = status.code().or_else(|| status.signal().map(|number| 128 + number)).expect("an end");
+        Said { code, out: self.out.so_far(), err: self.err.so_far() }
     }
 }
 
 impl Drop for Running {
+    #[expect(clippy::print_stdout, reason = "of a test that fails this is shown")]
     fn drop(&mut self) {
+        if thread::panicking() {
+            println!("process {} said {:?} and {:?}", self.pid, self.out.so_far(), self.err.so_far());
+        }
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -91,34 +134,66 @@ impl Drop for Running {
     }
 }
 
-/// Waits for a program and for the end of what it says: nobody else may keep its output open.
-pub fn finish(mut child: Child) -> Said {
-    let (out, err) = (listen(child.stdout.take()), listen(child.stderr.take()));
-    let begin = now();
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("it can be waited for") {
-            break status;
-        }
-        if begin.elapsed() > CEILING * 2 {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("it did not end: {:?}", (out.recv_timeout(CEILING), err.recv_timeout(CEILING)));
-        }
-        thread::park_timeout(Duration::from_millis(1));
-    };
-    let text = |pipe: mpsc::Receiver<String>| pipe.recv_timeout(CEILING).expect("its output ends with it");
-    let code = status.code().or_else(|| status.signal().map(|number| 128 + number)).expect("an end");
-    Said { code, out: text(out), err: text(err) }
+/// Waits for a program and for the end of what it says.
+#[track_caller]
+pub fn finish(child: Child) -> Said {
+    Running::of(child).finish()
 }
 
-fn listen(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
-    let (tell, told) = mpsc::channel();
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            let _ = pipe.read_to_end(&mut bytes);
+/// One of the outputs of a program. Nobody reads it before its end is waited for, so that a pipe can be full.
+#[derive(Clone)]
+struct Output {
+    inner: Arc<Mutex<Heard>>,
+}
+
+struct Heard {
+    /// What is still to be read, if nobody is at it.
+    pipe: Option<File>,
+    text: Vec<u8>,
+}
+
+impl Output {
+    fn of(pipe: Option<OwnedFd>) -> Output {
+        Output { inner: Arc::new(Mutex::new(Heard { pipe: pipe.map(File::from), text: Vec::new() })) }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads it from now on; the other end of the channel goes when there is no more.
+    fn listen(&self) -> mpsc::Receiver<()> {
+        let (end, ended) = mpsc::channel();
+        if let Some(pipe) = self.heard().pipe.take() {
+            let output = self.clone();
+            thread::spawn(move || {
+                output.read(pipe);
+                drop(end);
+            });
         }
-        let _ = tell.send(String::from_utf8_lossy(&bytes).into_owned());
-    });
-    told
+        ended
+    }
+
+    fn read(&self, mut pipe: File) {
+        let mut bytes = [0; 16 * 1024];
+        loop {
+            match pipe.read(&mut bytes) {
+                Ok(read @ 1..) => self.heard().text.extend_from_slice(&bytes[..read]),
+                Err(why) if why.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
+
+    /// What was said up to now, what nobody has read yet included.
+    fn so_far(&self) -> String {
+        let mut heard = self.heard();
+        let Heard { pipe, text } = &mut *heard;
+        if let Some(pipe) = pipe {
+            // Nothing may come any more, and then it is not waited for.
+            let _ = fcntl(&*pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+            let _ = pipe.take(TOO_MUCH).read_to_end(text);
+        }
+        String::from_utf8_lossy(text).into_owned()
+    }
 }

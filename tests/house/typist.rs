@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use nix::pty::{Winsize, openpty};
 
 use super::wait_for;
+use super::watchdog::Witness;
 
 pub struct Typist {
     child: Child,
@@ -18,6 +19,7 @@ pub struct Typist {
     is_over: Arc<AtomicBool>,
     /// What was looked at already.
     seen: usize,
+    _witness: Witness,
 }
 
 impl Typist {
@@ -47,7 +49,11 @@ impl Typist {
             }
             over.store(true, Ordering::SeqCst);
         });
-        Typist { child, keyboard, screen, is_over, seen: 0 }
+        let shown = screen.clone();
+        let witness = Witness::new(format!("terminal of {}", child.id()), move || {
+            String::from_utf8_lossy(&shown.lock().expect("the screen")).into_owned()
+        });
+        Typist { child, keyboard, screen, is_over, seen: 0, _witness: witness }
     }
 
     /// Presses keys.

@@ -2,6 +2,7 @@
 
 use crate::blocks::of_language;
 use crate::fleet::Fleet;
+use crate::house::home::dwellers;
 use crate::house::{Server, etcd, tools};
 
 #[test]
@@ -70,14 +71,11 @@ fn the_main_job_needs_no_server() {
     let (job, holders) = said.ok().split_once('\n').expect("two answers");
     assert_eq!(job, "only one of us at a time");
     assert!(holders.contains("\"holders\":[]"), "{said:?}");
-    let mine = format!("HOME={}", house.home.path().display());
     let is_server = |pid: &u32| {
-        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        read("environ").split('\0').any(|variable| variable == mine) && read("cmdline").contains("\0--idle-exit\0")
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.contains("\0--idle-exit\0")
     };
-    let all = std::fs::read_dir("/proc").expect("/proc is there").flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
-    let servers: Vec<u32> = pids.filter(is_server).collect();
+    let servers: Vec<u32> = dwellers(house.home.path()).into_iter().filter(is_server).collect();
     assert_eq!(servers.len(), 1, "a server that leaves when it is idle");
     crate::house::signal(servers[0], "TERM");
     crate::house::wait_for("its end", || std::net::TcpStream::connect(HERE).is_err().then_some(()));

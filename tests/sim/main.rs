@@ -6,12 +6,17 @@
 #![allow(unreachable_pub, reason = "a test program has no outside")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a failing seed tells its story")]
 
+#[path = "../house/mod.rs"]
+mod house;
+
 mod model;
 mod plants;
 mod random;
 mod simulator;
 mod table;
 mod world;
+
+use std::time::Duration;
 
 /// How many histories to play, from which seed on, and whether to tell the story.
 struct Plan {
@@ -25,6 +30,8 @@ impl Plan {
         if let Some(seed) = number("DFLOCK_SEED") {
             return Plan { seeds: seed..seed + 1, tell: true };
         }
-        Plan { seeds: 0..number("DFLOCK_HISTORIES").unwrap_or(histories), tell: false }
+        let histories = number("DFLOCK_HISTORIES").unwrap_or(histories);
+        house::watchdog::may_take(Duration::from_secs(120 + histories / 10));
+        Plan { seeds: 0..histories, tell: false }
     }
 }

@@ -13,6 +13,7 @@ const SEEDS: u64 = 20_000;
 /// Plays histories until one finds what is expected; nothing else may be found before, but for what `also` says.
 #[track_caller]
 fn finds(plant: Plant, expected: impl Fn(&Violation) -> bool, also: impl Fn(&Violation) -> bool) {
+    crate::house::watchdog::attend();
     for seed in 0..SEEDS {
         let Some(found) = play(&Rc::new(History::of(seed)), plant, false).violation else { continue };
         if expected(&found) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::house::watchdog::may_take;
 use crate::house::{CEILING, Client, now};
 use crate::kept::{Kept, fence_of, token_of};
 use crate::random::Random;
@@ -191,6 +192,7 @@ impl Wire {
 /// Kills the server while the workers ask, looks at what the next one knows, and goes on with that one.
 #[test]
 fn killed_at_any_moment_it_knows_what_it_said() {
+    may_take(Duration::from_secs(600));
     for fsync in ["always", "never"] {
         let rounds = if fsync == "always" { ROUNDS } else { 20 };
         let mut kept = Kept::start(&["--fsync", fsync]);
