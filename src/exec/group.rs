@@ -86,25 +86,24 @@ impl Group {
         let _ = killpg(self.leader, signal);
     }
 
-    /// Reads the ends of whoever ended. As process 1 that is everybody's.
-    pub(super) fn reap(&mut self) -> Vec<Happened> {
-        let mut happened = Vec::new();
+    /// Reads the end of one who ended, or a stop of the leader, if there is any. As process 1 everybody's ends
+    /// are ours to read. Whoever knew the number must forget it before anything else is done.
+    pub(super) fn reap_one(&mut self) -> Option<Happened> {
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
         loop {
             let (pid, what) = match waitpid(None, Some(flags)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, Happened::Ended(Ending::Exited(code as u8))),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Happened::Ended(Ending::Killed(signal))),
                 Ok(WaitStatus::Stopped(pid, signal)) if pid == self.leader => (pid, Happened::Stopped(signal)),
-                Ok(WaitStatus::StillAlive) => return happened,
+                Ok(WaitStatus::StillAlive) => return None,
                 Ok(_) | Err(Errno::EINTR) => continue,
-                Err(_) => return happened,
+                Err(_) => return None,
             };
-            if pid == self.leader && !self.leader_reaped {
-                self.leader_reaped = !matches!(what, Happened::Stopped(_));
-                happened.push(what);
-            } else {
-                happened.push(Happened::Other(pid));
+            if pid != self.leader || self.leader_reaped {
+                return Some(Happened::Other(pid));
             }
+            self.leader_reaped = !matches!(what, Happened::Stopped(_));
+            return Some(what);
         }
     }
 

@@ -5,9 +5,9 @@
 //! dflock is dead or frozen.
 
 mod after;
-mod ear;
 mod group;
 pub mod guard;
+mod key_listener;
 mod leases;
 pub mod policy;
 mod running;

@@ -2,6 +2,9 @@
 //!
 //! The lease bounds everything: whatever else happens, the group is told to end at `term_at` and killed by
 //! `dead_at`, unless better news of the lease come. Whoever carries out the actions feeds back what happens.
+//!
+//! A command that ends by itself has done its job, and whom it leaves behind is left alone. One that ends by force
+//! leaves people behind who do not know of it: they are ended too before the lock is anybody else's.
 
 use std::time::Duration;
 
@@ -13,10 +16,16 @@ use crate::clock::Moment;
 /// A proved loss leaves no time: somebody else may have the lock already.
 const GRACE_AFTER_PROVED_LOSS: Duration = Duration::from_secs(1);
 
+/// Who was started in the moment of a KILL gets the next one.
+const KILL_EVERY: Duration = Duration::from_millis(100);
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The command itself ended, and was reaped.
-    Ended(Ending),
+    /// The command itself ended, and was reaped; `is_last` if nobody is left of its group.
+    Ended {
+        ending: Ending,
+        is_last: bool,
+    },
     /// Nobody is left of its group.
     GroupGone,
     /// It was stopped, as by Ctrl-Z.
@@ -25,8 +34,8 @@ pub enum Event {
     Continued,
     /// A signal was sent to us.
     Signal(Signal),
-    /// Ctrl-C was typed; the terminal has sent it to the command's group.
-    Interrupt,
+    /// A key was typed that the terminal has sent to the command's group as this signal.
+    Typed(Signal),
     Lease(Lease),
     /// The time that was asked for has come.
     Due,
@@ -41,23 +50,35 @@ pub enum Lease {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The guardian kills the group at this moment unless told otherwise.
+    Guard(Moment),
     /// Hand a signal on to the group.
     Pass(Signal),
     /// TERM to the whole group, and CONT so that a stopped one can obey.
     Stop,
     /// KILL to the whole group.
     Kill,
-    /// The guardian kills the group at this moment unless told otherwise.
-    Guard(Moment),
     /// Take the terminal back and stop as the command did.
     Suspend,
     /// Lend the terminal again and let the group go on.
     Resume,
     Say(String),
-    /// Give the locks back.
-    Release,
-    /// The last action.
+    /// The last action: give the locks back and end so.
     Leave(Status),
+}
+
+impl Action {
+    /// In which order the actions of one moment are carried out. The guardian knows first: should we stop right
+    /// here, it does the rest. Whatever is said comes when all is done.
+    fn rank(&self) -> u8 {
+        match self {
+            Action::Guard(_) => 0,
+            Action::Pass(_) | Action::Stop | Action::Kill => 1,
+            Action::Suspend | Action::Resume => 2,
+            Action::Say(_) => 3,
+            Action::Leave(_) => 4,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +107,24 @@ enum Why {
     RuntimeOver,
     /// The user insisted.
     Interrupted,
+    /// The command ended by force and has left others behind.
+    LeftBehind,
+}
+
+#[derive(Debug)]
+enum State {
+    /// `told`: a signal that means an end has reached the command.
+    Running {
+        told: bool,
+    },
+    /// The group was told to end, and is killed at `kill_at`: for the first time at `next_kill`, or once more.
+    Ending {
+        why: Why,
+        kill_at: Moment,
+        next_kill: Moment,
+        leader: Option<Ending>,
+    },
+    Left,
 }
 
 #[derive(Debug)]
@@ -93,15 +132,11 @@ pub struct Policy {
     rules: Rules,
     term_at: Moment,
     dead_at: Moment,
-    runtime_over_at: Moment,
-    /// The group is being ended: why, and when it is killed.
-    ending: Option<(Why, Moment)>,
-    killed: bool,
-    leader: Option<Ending>,
     lost: bool,
+    runtime_over_at: Moment,
     /// When Ctrl-C was typed last.
     interrupted_at: Option<Moment>,
-    left: bool,
+    state: State,
 }
 
 impl Policy {
@@ -111,142 +146,167 @@ impl Policy {
             rules,
             term_at,
             dead_at,
-            runtime_over_at: rules.max_runtime.map_or(Moment::NEVER, |most| now + most),
-            ending: None,
-            killed: false,
-            leader: None,
             lost: false,
+            runtime_over_at: rules.max_runtime.map_or(Moment::NEVER, |most| now + most),
             interrupted_at: None,
-            left: false,
+            state: State::Running { told: false },
+        }
+    }
+
+    /// When the guardian kills the group if it hears nothing else. What is only to be told kills nobody.
+    pub fn guard_at(&self) -> Moment {
+        let lease = if self.rules.warn_on_lost { Moment::NEVER } else { self.dead_at };
+        match self.state {
+            State::Running { .. } => lease,
+            State::Ending { kill_at, .. } => lease.min(kill_at),
+            State::Left => Moment::NEVER,
         }
     }
 
     /// What to do about `event`, and when to come back if nothing happens.
     pub fn next(&mut self, now: Moment, event: Event) -> (Vec<Action>, Moment) {
         let mut actions = Vec::new();
-        if self.left {
-            return (actions, Moment::NEVER);
-        }
-        // The deadline first: this may be the waking from any pause. A better lease comes before it, though.
-        if let Event::Lease(Lease::Held { term_at, dead_at }) = event
-            && !self.lost
-        {
-            (self.term_at, self.dead_at) = (term_at, dead_at);
-            actions.push(Action::Guard(dead_at));
-        }
-        if let Event::Ended(ending) = event {
-            self.leader = Some(ending);
+        let guarded_before = self.guard_at();
+        // The deadline first: this may be the waking from any pause. Before it come only a better lease, and the
+        // end of a command that did not live to see the deadline.
+        match event {
+            Event::Lease(Lease::Held { term_at, dead_at }) if !self.lost => {
+                (self.term_at, self.dead_at) = (term_at, dead_at);
+            }
+            Event::Ended { ending, is_last } => self.ended(now, ending, is_last, &mut actions),
+            _ => {}
         }
         self.look_at_the_clock(now, &mut actions);
         match event {
-            Event::Ended(ending) => self.ended(now, ending, &mut actions),
             Event::GroupGone => self.group_gone(&mut actions),
-            Event::Stopped => {
-                if self.ending.is_none() {
-                    actions.push(Action::Suspend);
-                }
-            }
-            Event::Continued => {
-                if self.leader.is_none() && self.ending.is_none() {
-                    actions.push(Action::Resume);
-                }
-            }
-            Event::Signal(signal) => {
-                if self.leader.is_none() {
-                    actions.push(Action::Pass(signal));
-                }
-            }
-            Event::Interrupt => self.interrupted(now, &mut actions),
+            Event::Stopped if matches!(self.state, State::Running { .. }) => actions.push(Action::Suspend),
+            Event::Continued if matches!(self.state, State::Running { .. }) => actions.push(Action::Resume),
+            Event::Signal(signal) => self.hand_on(signal, &mut actions),
+            Event::Typed(signal) => self.typed(now, signal, &mut actions),
             Event::Lease(Lease::Lost { proved, why }) => self.lose(now, proved, &why, &mut actions),
-            Event::Lease(Lease::Held { .. }) | Event::Due => {}
+            Event::Stopped | Event::Continued | Event::Ended { .. } | Event::Lease(Lease::Held { .. }) | Event::Due => {
+            }
         }
+        let guarded = self.guard_at();
+        if guarded != guarded_before && !matches!(self.state, State::Left) {
+            actions.push(Action::Guard(guarded));
+        }
+        actions.sort_by_key(Action::rank);
         (actions, self.next_look())
     }
 
     fn look_at_the_clock(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        // One that ended by itself has left already; of a group that is being ended, others may still be there.
-        if !self.lost && now >= self.term_at && (self.leader.is_none() || self.ending.is_some()) {
+        if !self.lost && now >= self.term_at {
             self.lose(now, false, "it could not be renewed in time", actions);
         }
-        if now >= self.runtime_over_at && self.ending.is_none() && self.leader.is_none() {
+        if now >= self.runtime_over_at && matches!(self.state, State::Running { .. }) {
             actions.push(Action::Say("the command ran longer than --max-runtime".to_owned()));
             self.end_group(Why::RuntimeOver, now + self.rules.kill_after, actions);
         }
-        if let Some((_, kill_at)) = self.ending
-            && now >= kill_at
-            && !self.killed
+        if let State::Ending { next_kill, .. } = &mut self.state
+            && now >= *next_kill
         {
-            self.killed = true;
+            *next_kill = now + KILL_EVERY;
             actions.push(Action::Kill);
         }
     }
 
     fn lose(&mut self, now: Moment, proved: bool, why: &str, actions: &mut Vec<Action>) {
-        if self.leader.is_some() && self.ending.is_none() || self.lost && !proved {
-            // It ended by itself while the lock was held; or this is known already.
+        // One that ended by itself did so under the lock.
+        if matches!(self.state, State::Left) {
             return;
         }
+        let grace = self.rules.grace(proved);
         if self.lost {
             // Of several locks one may be proved lost after another that was not: that leaves less time.
-            if let Some((_, kill_at)) = &mut self.ending {
-                *kill_at = (*kill_at).min(now + self.rules.grace(proved));
+            if proved && let State::Ending { why: Why::Lost, kill_at, next_kill, .. } = &mut self.state {
+                *kill_at = (*kill_at).min(now + grace);
+                *next_kill = (*next_kill).min(*kill_at);
             }
             return;
         }
         self.lost = true;
         if self.rules.warn_on_lost {
             actions.push(Action::Say(format!("the lock was lost: {why}; the command runs on (--on-lost warn)")));
-            actions.push(Action::Guard(Moment::NEVER));
             return;
         }
         actions.push(Action::Say(format!("the lock was lost: {why}; stopping the command")));
-        let grace = self.rules.grace(proved);
         // Never beyond the end of the lease, whatever the grace; a loss that is not proved leaves the time until then.
         let kill_at = self.dead_at.min(now + grace).max(now);
         self.end_group(Why::Lost, kill_at, actions);
     }
 
     fn end_group(&mut self, why: Why, kill_at: Moment, actions: &mut Vec<Action>) {
-        let before = self.ending.map_or(Moment::NEVER, |(_, at)| at);
-        let worst = match self.ending {
-            // A loss is what has to be told, whatever came first.
-            Some((before, _)) if why != Why::Lost => before,
-            _ => why,
+        let (why, kill_at, leader) = match self.state {
+            State::Running { .. } => (why, kill_at, None),
+            State::Ending { why: before, kill_at: earlier, leader, .. } => {
+                // A loss is what has to be told, whatever came first.
+                let worst = if why == Why::Lost { why } else { before };
+                (worst, earlier.min(kill_at), leader)
+            }
+            State::Left => return,
         };
-        self.ending = Some((worst, before.min(kill_at)));
+        self.state = State::Ending { why, kill_at, next_kill: kill_at, leader };
         actions.push(Action::Stop);
     }
 
-    fn ended(&mut self, now: Moment, ending: Ending, actions: &mut Vec<Action>) {
-        if self.ending.is_some() {
-            // Those it left behind are ended too; their end is waited for.
-            return;
+    fn ended(&mut self, now: Moment, ending: Ending, is_last: bool, actions: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Running { told } => {
+                let by_force = *told || matches!(ending, Ending::Killed(_));
+                // One that ended by itself inside the deadline did so under the lock. Beyond it nobody can say.
+                let why = if !self.lost && now >= self.dead_at {
+                    self.lost = true;
+                    actions.push(Action::Say("the lock was lost: its lease ended before the command did".to_owned()));
+                    if self.rules.warn_on_lost { Why::LeftBehind } else { Why::Lost }
+                } else {
+                    Why::LeftBehind
+                };
+                if is_last || why == Why::LeftBehind && !by_force {
+                    self.leave(why, ending, actions);
+                    return;
+                }
+                let kill_at = if why == Why::Lost { now } else { now + self.rules.kill_after };
+                self.state = State::Ending { why, kill_at, next_kill: kill_at, leader: Some(ending) };
+                actions.push(Action::Stop);
+            }
+            State::Ending { why, leader, .. } => {
+                *leader = Some(ending);
+                if is_last {
+                    let why = *why;
+                    self.leave(why, ending, actions);
+                }
+            }
+            State::Left => {}
         }
-        // One that ended by itself inside the deadline did so under the lock. Beyond it nobody can say.
-        let status = if !self.lost && now >= self.dead_at {
-            actions.push(Action::Say("the lock was lost: its lease ended before the command did".to_owned()));
-            Status::Lost
-        } else {
-            Status::Child(ending)
-        };
-        self.leave(status, actions);
     }
 
     fn group_gone(&mut self, actions: &mut Vec<Action>) {
-        let (Some((why, _)), Some(ending)) = (self.ending, self.leader) else { return };
-        let status = match why {
-            Why::Lost => Status::Lost,
-            Why::RuntimeOver => Status::RuntimeOver,
-            Why::Interrupted => Status::Child(ending),
-        };
-        self.leave(status, actions);
+        if let State::Ending { why, leader: Some(ending), .. } = self.state {
+            self.leave(why, ending, actions);
+        }
+    }
+
+    fn hand_on(&mut self, signal: Signal, actions: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Running { told } => {
+                *told |= means_an_end(signal);
+                actions.push(Action::Pass(signal));
+            }
+            State::Ending { leader: None, .. } => actions.push(Action::Pass(signal)),
+            State::Ending { .. } | State::Left => {}
+        }
     }
 
     /// The first Ctrl-C is between the user and the command; a second one soon after it means it.
-    fn interrupted(&mut self, now: Moment, actions: &mut Vec<Action>) {
+    fn typed(&mut self, now: Moment, signal: Signal, actions: &mut Vec<Action>) {
+        let State::Running { told } = &mut self.state else { return };
+        *told |= means_an_end(signal);
+        if signal != Signal::SIGINT {
+            return;
+        }
         let before = self.interrupted_at.replace(now);
-        let again = before.is_some_and(|before| now.since(before) <= self.rules.kill_after);
-        if again && self.ending.is_none() && self.leader.is_none() {
+        if before.is_some_and(|before| now.since(before) <= self.rules.kill_after) {
             let kill_after = self.rules.kill_after;
             let seconds = kill_after.as_secs_f64();
             actions.push(Action::Say(format!("interrupted again: the command is killed in {seconds}s")));
@@ -254,23 +314,28 @@ impl Policy {
         }
     }
 
-    fn leave(&mut self, status: Status, actions: &mut Vec<Action>) {
-        self.left = true;
-        actions.push(Action::Release);
-        actions.push(Action::Leave(status));
+    fn leave(&mut self, why: Why, ending: Ending, actions: &mut Vec<Action>) {
+        self.state = State::Left;
+        actions.push(Action::Leave(match why {
+            Why::Lost => Status::Lost,
+            Why::RuntimeOver => Status::RuntimeOver,
+            Why::Interrupted | Why::LeftBehind => Status::Child(ending),
+        }));
     }
 
     fn next_look(&self) -> Moment {
-        if self.left {
-            return Moment::NEVER;
-        }
         let lease = if self.lost { Moment::NEVER } else { self.term_at };
-        match self.ending {
-            Some((_, kill_at)) if !self.killed => kill_at.min(lease),
-            Some(_) => lease,
-            None => lease.min(self.runtime_over_at),
+        match self.state {
+            State::Running { .. } => lease.min(self.runtime_over_at),
+            State::Ending { next_kill, .. } => lease.min(next_kill),
+            State::Left => Moment::NEVER,
         }
     }
+}
+
+/// Whoever sends one of these wants an end, and whatever a command does then, it does because of that.
+fn means_an_end(signal: Signal) -> bool {
+    matches!(signal, Signal::SIGHUP | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGTERM)
 }
 
 #[cfg(test)]
@@ -299,6 +364,16 @@ mod tests {
         Event::Lease(Lease::Lost { proved, why: "x".to_owned() })
     }
 
+    /// It ended, and nobody is left of its group.
+    fn last(ending: Ending) -> Event {
+        Event::Ended { ending, is_last: true }
+    }
+
+    /// It ended, and has left others behind.
+    fn among_others(ending: Ending) -> Event {
+        Event::Ended { ending, is_last: false }
+    }
+
     fn without_words(actions: Vec<Action>) -> Vec<Action> {
         actions.into_iter().filter(|action| !matches!(action, Action::Say(_))).collect()
     }
@@ -306,8 +381,8 @@ mod tests {
     #[test]
     fn a_command_that_ends_in_time_decides_the_status() {
         let mut policy = policy(RULES);
-        let (actions, next) = policy.next(at(1.0), Event::Ended(Ending::Exited(7)));
-        assert_eq!(actions, [Action::Release, Action::Leave(Status::Child(Ending::Exited(7)))]);
+        let (actions, next) = policy.next(at(1.0), last(Ending::Exited(7)));
+        assert_eq!(actions, [Action::Leave(Status::Child(Ending::Exited(7)))]);
         assert_eq!(next, Moment::NEVER);
     }
 
@@ -317,12 +392,13 @@ mod tests {
         let (actions, next) = policy.next(at(6.5), Event::Due);
         assert_eq!(without_words(actions), [Action::Stop]);
         assert_eq!(next, at(9.0), "killed when the margin begins");
-        let (actions, _) = policy.next(at(9.0), Event::Due);
-        assert_eq!(actions, [Action::Kill]);
-        let (actions, _) = policy.next(at(9.1), Event::Ended(Ending::Killed(Signal::SIGKILL)));
+        let (actions, next) = policy.next(at(9.0), Event::Due);
+        assert_eq!((actions, next), (vec![Action::Kill], at(9.1)));
+        let (actions, next) = policy.next(at(9.05), among_others(Ending::Killed(Signal::SIGKILL)));
         assert!(actions.is_empty(), "its group is waited for: {actions:?}");
-        let (actions, _) = policy.next(at(9.2), Event::GroupGone);
-        assert_eq!(actions, [Action::Release, Action::Leave(Status::Lost)]);
+        assert_eq!(policy.next(next, Event::Due), (vec![Action::Kill], at(9.2)), "again, as long as anybody is left");
+        let (actions, _) = policy.next(at(9.15), Event::GroupGone);
+        assert_eq!(actions, [Action::Leave(Status::Lost)]);
     }
 
     #[test]
@@ -337,7 +413,7 @@ mod tests {
     fn a_proved_loss_leaves_a_second_at_most() {
         let mut policy = policy(RULES);
         let (actions, next) = policy.next(at(1.0), lost(true));
-        assert_eq!(without_words(actions), [Action::Stop]);
+        assert_eq!(without_words(actions), [Action::Guard(at(2.0)), Action::Stop]);
         assert_eq!(next, at(2.0));
         let mut chosen = self::policy(Rules { kill_after: secs(3.0), kill_after_given: true, ..RULES });
         assert_eq!(chosen.next(at(1.0), lost(true)).1, at(4.0));
@@ -347,7 +423,7 @@ mod tests {
     fn a_loss_that_is_proved_later_leaves_a_second_from_then() {
         let mut policy = policy(RULES);
         assert_eq!(policy.next(at(6.5), Event::Due).1, at(9.0));
-        assert_eq!(policy.next(at(6.6), lost(true)), (Vec::new(), at(7.6)));
+        assert_eq!(policy.next(at(6.6), lost(true)), (vec![Action::Guard(at(7.6))], at(7.6)));
         assert_eq!(policy.next(at(7.6), Event::Due).0, [Action::Kill]);
     }
 
@@ -364,10 +440,10 @@ mod tests {
     #[test]
     fn two_interrupts_far_apart_are_two_first_ones() {
         let mut policy = Policy::new(T0, at(3590.0), at(3595.0), RULES);
-        assert!(policy.next(at(1.0), Event::Interrupt).0.is_empty());
-        assert!(policy.next(at(7.0), Event::Interrupt).0.is_empty());
-        let (actions, next) = policy.next(at(8.0), Event::Interrupt);
-        assert_eq!((without_words(actions), next), (vec![Action::Stop], at(13.0)));
+        assert!(policy.next(at(1.0), Event::Typed(Signal::SIGINT)).0.is_empty());
+        assert!(policy.next(at(7.0), Event::Typed(Signal::SIGINT)).0.is_empty());
+        let (actions, next) = policy.next(at(8.0), Event::Typed(Signal::SIGINT));
+        assert_eq!((without_words(actions), next), (vec![Action::Guard(at(13.0)), Action::Stop], at(13.0)));
     }
 
     #[test]
@@ -381,19 +457,19 @@ mod tests {
     #[test]
     fn a_loss_after_the_end_changes_nothing() {
         let mut policy = policy(RULES);
-        policy.next(at(1.0), Event::Ended(Ending::Exited(0)));
+        policy.next(at(1.0), last(Ending::Exited(0)));
         assert!(policy.next(at(1.1), lost(true)).0.is_empty());
     }
 
     #[test]
     fn an_end_seen_after_the_deadline_proves_nothing() {
         let mut policy = policy(RULES);
-        let (actions, _) = policy.next(at(20.0), Event::Ended(Ending::Exited(0)));
-        assert_eq!(without_words(actions), [Action::Release, Action::Leave(Status::Lost)]);
+        let (actions, _) = policy.next(at(20.0), last(Ending::Exited(0)));
+        assert_eq!(without_words(actions), [Action::Leave(Status::Lost)]);
         // Between TERM time and the deadline it is still the command's own end.
         let mut policy = self::policy(RULES);
-        let (actions, _) = policy.next(at(8.0), Event::Ended(Ending::Exited(0)));
-        assert_eq!(actions, [Action::Release, Action::Leave(Status::Child(Ending::Exited(0)))]);
+        let (actions, _) = policy.next(at(8.0), last(Ending::Exited(0)));
+        assert_eq!(actions, [Action::Leave(Status::Child(Ending::Exited(0)))]);
     }
 
     #[test]
@@ -401,11 +477,11 @@ mod tests {
         let rules = Rules { max_runtime: Some(secs(2.0)), ..RULES };
         let mut policy = policy(rules);
         let (actions, next) = policy.next(at(2.0), Event::Due);
-        assert_eq!(without_words(actions), [Action::Stop]);
+        assert_eq!(without_words(actions), [Action::Guard(at(7.0)), Action::Stop]);
         assert_eq!(next, at(6.5), "the lease still counts");
-        policy.next(at(2.1), Event::Ended(Ending::Killed(Signal::SIGTERM)));
+        policy.next(at(2.1), among_others(Ending::Killed(Signal::SIGTERM)));
         let (actions, _) = policy.next(at(2.2), Event::GroupGone);
-        assert_eq!(actions, [Action::Release, Action::Leave(Status::RuntimeOver)]);
+        assert_eq!(actions, [Action::Leave(Status::RuntimeOver)]);
     }
 
     #[test]
@@ -413,31 +489,78 @@ mod tests {
         let rules = Rules { kill_after: secs(60.0), kill_after_given: true, max_runtime: Some(secs(2.0)), ..RULES };
         let mut policy = policy(rules);
         policy.next(at(2.0), Event::Due);
-        let (_, next) = policy.next(at(2.1), Event::Ended(Ending::Killed(Signal::SIGTERM)));
+        let (_, next) = policy.next(at(2.1), among_others(Ending::Killed(Signal::SIGTERM)));
         assert_eq!(next, at(6.5));
         let (_, next) = policy.next(at(6.5), Event::Due);
         assert_eq!(next, at(9.0), "not a moment that has passed, which would be looked at again and again");
-        assert_eq!(policy.next(at(9.0), Event::Due), (vec![Action::Kill], Moment::NEVER));
-        assert_eq!(policy.next(at(9.1), Event::GroupGone).0, [Action::Release, Action::Leave(Status::Lost)]);
+        assert_eq!(policy.next(at(9.0), Event::Due), (vec![Action::Kill], at(9.1)));
+        assert_eq!(policy.next(at(9.05), Event::GroupGone).0, [Action::Leave(Status::Lost)]);
     }
 
     #[test]
     fn told_but_not_acted_on_if_the_user_wants_that() {
         let mut policy = policy(Rules { warn_on_lost: true, ..RULES });
+        assert_eq!(policy.guard_at(), Moment::NEVER, "dflock may freeze, and the command runs on");
         let (actions, next) = policy.next(at(1.0), lost(true));
-        assert_eq!(without_words(actions), [Action::Guard(Moment::NEVER)]);
+        assert!(without_words(actions).is_empty());
         assert_eq!(next, Moment::NEVER);
-        let (actions, _) = policy.next(at(99.0), Event::Ended(Ending::Exited(3)));
-        assert_eq!(actions, [Action::Release, Action::Leave(Status::Child(Ending::Exited(3)))]);
+        assert_eq!(policy.guard_at(), Moment::NEVER, "as another guardian would be told");
+        let (actions, _) = policy.next(at(99.0), last(Ending::Exited(3)));
+        assert_eq!(actions, [Action::Leave(Status::Child(Ending::Exited(3)))]);
     }
 
     #[test]
     fn the_second_interrupt_means_it() {
         let mut policy = policy(RULES);
-        assert!(policy.next(at(1.0), Event::Interrupt).0.is_empty());
-        let (actions, next) = policy.next(at(1.5), Event::Interrupt);
-        assert_eq!(without_words(actions), [Action::Stop]);
+        assert!(policy.next(at(1.0), Event::Typed(Signal::SIGINT)).0.is_empty());
+        let (actions, next) = policy.next(at(1.5), Event::Typed(Signal::SIGINT));
+        assert_eq!(without_words(actions), [Action::Guard(at(6.5)), Action::Stop]);
         assert_eq!(next, at(6.5));
+    }
+
+    #[test]
+    fn whoever_a_death_leaves_behind_is_ended_before_the_locks_are_given_back() {
+        let mut policy = policy(RULES);
+        let (actions, next) = policy.next(at(1.0), among_others(Ending::Killed(Signal::SIGSEGV)));
+        assert_eq!((actions, next), (vec![Action::Guard(at(6.0)), Action::Stop], at(6.0)));
+        assert_eq!(policy.next(at(6.0), Event::Due).0, [Action::Kill]);
+        let (actions, _) = policy.next(at(6.01), Event::GroupGone);
+        assert_eq!(actions, [Action::Leave(Status::Child(Ending::Killed(Signal::SIGSEGV)))]);
+    }
+
+    #[test]
+    fn an_end_that_was_asked_for_is_one_by_force() {
+        for asked in [Event::Signal(Signal::SIGTERM), Event::Signal(Signal::SIGHUP), Event::Typed(Signal::SIGQUIT)] {
+            let mut policy = policy(RULES);
+            policy.next(at(1.0), asked);
+            let (actions, _) = policy.next(at(2.0), among_others(Ending::Exited(3)));
+            assert_eq!(actions, [Action::Guard(at(7.0)), Action::Stop]);
+            let (actions, _) = policy.next(at(2.1), Event::GroupGone);
+            assert_eq!(actions, [Action::Leave(Status::Child(Ending::Exited(3)))]);
+        }
+    }
+
+    #[test]
+    fn whoever_an_ordinary_end_leaves_behind_is_left_alone() {
+        let mut policy = policy(RULES);
+        policy.next(at(1.0), Event::Signal(Signal::SIGUSR1));
+        let (actions, _) = policy.next(at(2.0), among_others(Ending::Exited(3)));
+        assert_eq!(actions, [Action::Leave(Status::Child(Ending::Exited(3)))]);
+    }
+
+    #[test]
+    fn a_lock_lost_while_others_are_ended_is_what_has_to_be_told() {
+        let mut policy = policy(RULES);
+        policy.next(at(6.0), among_others(Ending::Killed(Signal::SIGKILL)));
+        assert_eq!(without_words(policy.next(at(6.5), Event::Due).0), [Action::Stop]);
+        assert_eq!(policy.next(at(7.0), Event::GroupGone).0, [Action::Leave(Status::Lost)]);
+    }
+
+    #[test]
+    fn nothing_is_said_before_all_is_done() {
+        let mut policy = policy(RULES);
+        let (actions, _) = policy.next(at(3600.0), lost(true));
+        assert!(matches!(actions[..], [Action::Stop, Action::Kill, Action::Say(_)]), "{actions:?}");
     }
 
     #[test]
@@ -451,7 +574,8 @@ mod tests {
         assert_eq!(actions, [Action::Stop, Action::Kill]);
     }
 
-    /// Thousands of histories: nothing runs past its lease, nothing is signalled after its end, and each ends.
+    /// Thousands of histories: nothing runs past its lease, whoever a death leaves behind is ended too, nothing is
+    /// signalled after its end, and each history ends.
     #[test]
     fn every_history_ends_and_none_outlives_its_lease() {
         for seed in 0..10_000u64 {
@@ -468,25 +592,34 @@ mod tests {
             };
             let (mut term_at, mut dead_at) = (at(6.5), at(9.0));
             let mut policy = Policy::new(T0, term_at, dead_at, rules);
-            let obeys = random(2) == 0;
-            let (mut now, mut due) = (T0, term_at);
-            let (mut alive, mut reaped, mut left) = (true, false, false);
+            // The leader and somebody it has started.
+            let (leader_obeys, other_obeys) = (random(2) == 0, random(2) == 0);
+            let (mut leader, mut other) = (true, random(2) == 0);
+            let (mut reaped, mut told, mut left) = (None, false, false);
+            let (mut now, mut due, mut guarded) = (T0, term_at, dead_at);
             for step in 0.. {
                 assert!(step < 1000, "seed {seed} does not end");
                 let before = now;
                 let event = match random(12) {
-                    _ if !alive && !reaped => {
-                        reaped = true;
-                        Event::Ended(Ending::Killed(Signal::SIGKILL))
+                    _ if !leader && reaped.is_none() => {
+                        let ending = Ending::Killed(Signal::SIGKILL);
+                        reaped = Some(ending);
+                        Event::Ended { ending, is_last: !other }
                     }
-                    _ if reaped => Event::GroupGone,
-                    0 if random(20) == 0 => {
-                        alive = false;
-                        reaped = true;
-                        Event::Ended(Ending::Exited(0))
+                    _ if reaped.is_some() && !other => Event::GroupGone,
+                    0 if random(20) == 0 && reaped.is_none() => {
+                        leader = false;
+                        let ending = Ending::Exited(0);
+                        reaped = Some(ending);
+                        Event::Ended { ending, is_last: !other }
+                    }
+                    1 if random(20) == 0 => {
+                        leader = false;
+                        continue;
                     }
                     1 => Event::Signal(Signal::SIGUSR1),
-                    2 => Event::Interrupt,
+                    2 if random(10) == 0 => Event::Signal(Signal::SIGTERM),
+                    2 => Event::Typed(Signal::SIGINT),
                     3 if random(10) == 0 => lost(random(2) == 0),
                     4 => {
                         (term_at, dead_at) = (now + secs(6.5), now + secs(9.0));
@@ -498,22 +631,31 @@ mod tests {
                         Event::Due
                     }
                 };
+                told |= matches!(event, Event::Signal(Signal::SIGTERM) | Event::Typed(_)) && reaped.is_none();
                 let (actions, next) = policy.next(now, event);
                 due = next;
                 for action in &actions {
                     assert!(!left, "seed {seed}: {action:?} after the last");
                     match action {
-                        Action::Kill => alive = false,
-                        Action::Stop if obeys => alive = false,
-                        Action::Pass(_) | Action::Stop => assert!(!reaped, "seed {seed}: a signal after the end"),
+                        Action::Guard(moment) => guarded = *moment,
+                        Action::Kill => (leader, other) = (false, false),
+                        Action::Stop => {
+                            told = true;
+                            leader &= !leader_obeys;
+                            other &= !other_obeys;
+                        }
+                        Action::Pass(_) => assert!(reaped.is_none(), "seed {seed}: a signal after the end"),
                         Action::Leave(_) => left = true,
                         _ => {}
                     }
                 }
-                assert!(!alive || policy.lost || before < policy.dead_at, "seed {seed}: alive past its lease");
-                if policy.lost && alive {
-                    let (_, kill_at) = policy.ending.expect("a loss ends the group");
-                    assert!(now < kill_at, "seed {seed}: alive past its kill");
+                let is_left_alone = !leader && reaped == Some(Ending::Exited(0)) && !told;
+                let someone = leader || other && !is_left_alone;
+                assert!(!(left && someone), "seed {seed}: the lock is let go of while somebody runs");
+                assert!(!someone || policy.lost || before < policy.dead_at, "seed {seed}: alive past its lease");
+                if let (true, State::Ending { kill_at, .. }) = (someone, &policy.state) {
+                    assert!(now < *kill_at, "seed {seed}: alive past its kill");
+                    assert!(guarded <= *kill_at, "seed {seed}: the guardian would kill later");
                 }
                 if left {
                     break;

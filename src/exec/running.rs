@@ -8,9 +8,9 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, recv};
 
-use super::ear::Ear;
 use super::group::{self, Group, Happened};
 use super::guard::{Guard, Left, LetGo};
+use super::key_listener::KeyListener;
 use super::leases::{next_news, soonest};
 use super::policy::{Action, Event, Policy};
 use super::signals::Signals;
@@ -34,7 +34,8 @@ pub(super) struct Run {
     left: Vec<(Left, Option<OwnedFd>)>,
     group: Group,
     pub(super) terminal: Option<Terminal>,
-    ear: Option<Ear>,
+    /// Where there is a terminal to type at.
+    listener: Option<KeyListener>,
     policy: Policy,
     timer: BoottimeTimer,
     due: Moment,
@@ -71,7 +72,8 @@ impl Run {
         signals.hear_stops();
         let terminal = Terminal::find();
         let environment = environment(job, keepers.first().map(|keeper| &keeper.grant));
-        let announcement = guard.announcement(dead_at, term_at);
+        let policy = Policy::new(clock::now(), term_at, dead_at, job.rules);
+        let announcement = guard.announcement(policy.guard_at(), term_at);
         let device = terminal.as_ref().and_then(Terminal::to_lend);
         let group = match Group::spawn(&job.program, &environment, announcement, device) {
             Ok(group) => group,
@@ -83,8 +85,8 @@ impl Run {
             }
         };
         // Without it only the command hears Ctrl-C, which is what matters most.
-        let ear = terminal.as_ref().filter(|_| has_one_thread()).and_then(|_| Ear::put_into(group.leader()).ok());
-        let policy = Policy::new(clock::now(), term_at, dead_at, job.rules);
+        let listener = terminal.as_ref().filter(|_| has_one_thread());
+        let listener = listener.and_then(|_| KeyListener::put_into(group.leader()).ok());
         let guard = Some(guard);
         Ok(Run {
             keepers,
@@ -92,7 +94,7 @@ impl Run {
             left,
             group,
             terminal,
-            ear,
+            listener,
             policy,
             timer: BoottimeTimer::new(),
             // At once: the policy says when the first look is due.
@@ -122,18 +124,21 @@ impl Run {
                 () = self.timer.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
                 _ = signals.child.recv() => {}
                 Some(signal) = signals.sent.recv() => events.push(Event::Signal(signal)),
-                () = heard(self.ear.as_ref()) => events.push(Event::Interrupt),
+                typed = heard(self.listener.as_ref()) => events.push(Event::Typed(typed)),
                 news = next_news(keepers) => events.extend(news.into_iter().map(Event::Lease)),
             }
-            for happened in self.group.reap() {
+            while let Some(happened) = self.group.reap_one() {
                 match happened {
                     Happened::Ended(ending) => {
-                        if let Some(ear) = self.ear.take() {
-                            ear.close();
+                        if let Some(listener) = self.listener.take() {
+                            listener.close();
                         }
-                        events.push(Event::Ended(ending));
+                        events.push(Event::Ended { ending, is_last: self.group.is_gone() });
                     }
                     Happened::Stopped(signal) if self.suspends(signal) => events.push(Event::Stopped),
+                    Happened::Other(pid) if self.listener.as_ref().is_some_and(|listener| listener.is(pid)) => {
+                        self.listener = None;
+                    }
                     Happened::Other(pid) if self.guard.as_ref().is_some_and(|guard| guard.pid == pid) => {
                         self.guard = self.replace_guardian(let_go);
                         if self.guard.is_none() {
@@ -155,10 +160,9 @@ impl Run {
             return None;
         }
         let guard = Guard::start(let_go).ok()?;
-        let (_, dead_at) = soonest(&self.keepers);
         tell_guardian(&guard, &self.left).ok()?;
         guard.group(self.group.leader()).ok()?;
-        guard.kill_at(dead_at).ok()?;
+        guard.kill_at(self.policy.guard_at()).ok()?;
         Some(guard)
     }
 
@@ -206,8 +210,6 @@ impl Run {
                 }
             }
             Action::Say(text) => say(&text),
-            // Carried out by the caller, who has the locks.
-            Action::Release => {}
             Action::Leave(status) => return Some(status),
         }
         None
@@ -229,9 +231,9 @@ fn has_one_thread() -> bool {
     std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) == 1
 }
 
-async fn heard(ear: Option<&Ear>) {
-    match ear {
-        Some(ear) => ear.hear().await,
+async fn heard(listener: Option<&KeyListener>) -> Signal {
+    match listener {
+        Some(listener) => listener.hear().await,
         None => std::future::pending().await,
     }
 }

@@ -15,6 +15,7 @@ mod pty;
 mod pty_jobs;
 mod rules;
 mod suid;
+mod swept;
 mod terminal;
 mod times;
 mod trials;

@@ -41,14 +41,14 @@ pub(crate) fn code(terminal: &mut Terminal) -> String {
 
 /// Until dflock hears what is typed: a moment after its command began.
 #[track_caller]
-fn wait_for_ear(terminal: &Terminal, dflock: i32, leader: i32) {
-    let is_ear = |pid: i32| {
+pub(crate) fn wait_for_listener(terminal: &Terminal, dflock: i32, leader: i32) {
+    let is_listener = |pid: i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let parent = stat.rsplit_once(')').and_then(|(_, tail)| tail.split_whitespace().nth(1)?.parse().ok());
         pid != leader && parent == Some(dflock)
     };
-    wait_for("an ear", || {
-        terminal.everybody().iter().any(|(pid, group)| *group == leader && is_ear(*pid)).then_some(())
+    wait_for("a listener", || {
+        terminal.everybody().iter().any(|(pid, group)| *group == leader && is_listener(*pid)).then_some(())
     });
 }
 
@@ -64,7 +64,7 @@ fn ctrl_c_reaches_the_command_once_and_its_code_counts() {
         terminal.enter(&job(&house, "", COUNTS));
         let (dflock, leader) = begun(&mut terminal);
         terminal.wait_for("ready");
-        wait_for_ear(&terminal, dflock, leader);
+        wait_for_listener(&terminal, dflock, leader);
         terminal.type_in(CTRL_C);
         terminal.wait_for("int 1");
         // What dflock passes on comes in order: had it passed that one on, it would be there before this.
@@ -101,7 +101,7 @@ fn a_second_ctrl_c_stops_a_command_that_ignores_it() {
         terminal.enter(&job(&house, "--kill-after 0.3", &script));
         let (dflock, leader) = begun(&mut terminal);
         terminal.wait_for("ready");
-        wait_for_ear(&terminal, dflock, leader);
+        wait_for_listener(&terminal, dflock, leader);
         // Two that come within a moment are one.
         terminal.type_until(CTRL_C, "interrupted again");
         assert_eq!(code(&mut terminal), expected);
@@ -209,6 +209,39 @@ fn a_closed_window_reaches_the_command() {
         house.wait_until_free("k");
         wait_for("the end of everybody", || terminal.everybody().is_empty().then_some(()));
     }
+}
+
+/// Whoever gets the number of a listener that was killed has nothing to fear at the end of the command.
+#[test]
+fn the_number_of_a_killed_listener_is_forgotten() {
+    let house = House::new();
+    // In a namespace of its own, where the next number can be chosen.
+    let script = r#"
+        dflock exec k sh -c 'echo $PPID $$ > begun; until [ -e go ]; do sleep 0.01; done' &
+        until [ -s begun ]; do sleep 0.01; done
+        read -r dflock leader < begun
+        find() { ps -o pid=,pgid= --ppid "$dflock" | while read -r pid group; do
+            [ "$group" = "$leader" ] && [ "$pid" != "$leader" ] && echo "$pid"; done; }
+        until listener=$(find) && [ -n "$listener" ]; do sleep 0.01; done
+        kill -KILL "$listener"
+        while [ -e "/proc/$listener" ]; do sleep 0.01; done
+        until [ "$stranger" = "$listener" ]; do
+            echo "$((listener - 1))" > /proc/sys/kernel/ns_last_pid || exit 9
+            sleep 60 & stranger=$!
+        done
+        echo > go
+        wait %1
+        kill -0 "$stranger" && echo alive > out || echo killed > out
+    "#;
+    std::fs::write(house.path("script"), script).expect("the script is written");
+    let arguments = ["-pf", "--mount-proc", "bash", "-m", "script"];
+    let mut terminal = Terminal::running(&house, "unshare", &arguments);
+    let status = terminal.wait();
+    if house.read("out").is_empty() {
+        skip(&format!("a PID namespace: {status}, {}", terminal.shown()));
+        return;
+    }
+    assert_eq!(house.read("out"), "alive\n", "{}", terminal.shown());
 }
 
 #[test]

@@ -57,6 +57,12 @@ fn a_release_before_the_group_is_gone_is_found() {
 }
 
 #[test]
+fn a_death_that_is_taken_for_an_end_of_its_own_is_found() {
+    let released = |found: &Violation| matches!(found, Violation::ChildPastLease { why: Why::Released, .. });
+    finds(Plant::DeathTakenForAnEnd, released, past_lease);
+}
+
+#[test]
 fn a_fence_that_is_not_persisted_is_found() {
     finds(Plant::FenceNotPersisted, |found| matches!(found, Violation::FenceNotGrowing { .. }), lease_lost);
 }

@@ -17,6 +17,8 @@ pub struct Manners {
     pub run_ms: u64,
     /// It ends when it is told to, after so long.
     pub obeys_after_ms: Option<u64>,
+    /// It does so with an exit code of its own.
+    pub tidy: bool,
     /// It has started another process, which ends only when it is killed.
     pub deep: bool,
 }
@@ -26,6 +28,8 @@ pub struct Manners {
 pub enum Happened {
     Ended(Ending),
     GuardianGone,
+    /// Somebody tells dflock to end, and means the command.
+    Told(Signal),
 }
 
 /// A group, as dflock and guardian know it.
@@ -105,7 +109,9 @@ async fn lead(
                 }
                 None => std::future::pending().await,
             },
-            () = &mut obeys => break Ending::Killed(Signal::SIGTERM),
+            () = &mut obeys => {
+                break if manners.tidy { Ending::Exited(3) } else { Ending::Killed(Signal::SIGTERM) };
+            }
             () = &mut run => break Ending::Exited(7),
         }
     };

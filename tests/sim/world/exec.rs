@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dflock::clock::Moment;
 use dflock::exec::policy::{Action, Event, Lease, Policy, Rules};
-use dflock::exec::status::Status;
+use dflock::exec::status::{Ending, Status};
 use dflock::lock::Kind;
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
@@ -66,7 +66,6 @@ pub async fn run(env: Env, client: usize, job: Job) -> Outcome {
     env.world.leads(client, group.clone());
     // The command's process says this by itself, before it becomes the command.
     guard.say(Message::Group(group.clone()));
-    guard.say(Message::KillAt(dead_at));
     let rules = Rules {
         kill_after: grace,
         kill_after_given: job.kill_after_given,
@@ -74,6 +73,7 @@ pub async fn run(env: Env, client: usize, job: Job) -> Outcome {
         max_runtime: job.max_runtime_ms.map(Duration::from_millis),
     };
     let policy = Policy::new(env.now(), term_at, dead_at, rules);
+    guard.say(Message::KillAt(policy.guard_at()));
     let (sweeping, due) = (false, env.now());
     let mut run = Run { env, client, keepers, guard, left, group, policy, due, sweeping, leader: false, tell, told };
     let status = run.watch().await;
@@ -187,8 +187,11 @@ impl Run {
             match happened {
                 Some(Happened::Ended(ending)) => {
                     self.leader = true;
-                    events.push(Event::Ended(ending));
+                    let by_itself = self.env.world.plant == Plant::DeathTakenForAnEnd;
+                    let ending = if by_itself { Ending::Exited(7) } else { ending };
+                    events.push(Event::Ended { ending, is_last: self.group.is_gone() });
                 }
+                Some(Happened::Told(signal)) => events.push(Event::Signal(signal)),
                 Some(Happened::GuardianGone) => self.replace_guardian(),
                 None => {}
             }
@@ -200,10 +203,9 @@ impl Run {
 
     fn replace_guardian(&mut self) {
         self.guard = Guard::start(&self.env, self.client, self.tell.clone());
-        let (_, dead_at) = soonest(&self.keepers);
         self.left.iter().for_each(|left| self.guard.say(Message::Lock(left.clone(), None)));
         self.guard.say(Message::Group(self.group.clone()));
-        self.guard.say(Message::KillAt(dead_at));
+        self.guard.say(Message::KillAt(self.policy.guard_at()));
     }
 
     fn act(&mut self, action: Action) -> Option<Status> {
@@ -219,7 +221,7 @@ impl Run {
                 self.group.signal(Signal::SIGKILL);
             }
             Action::Guard(moment) => self.guard.say(Message::KillAt(moment)),
-            Action::Suspend | Action::Resume | Action::Say(_) | Action::Release => {}
+            Action::Suspend | Action::Resume | Action::Say(_) => {}
             Action::Leave(status) => return Some(status),
         }
         None

@@ -74,6 +74,10 @@ pub enum What {
     KillCommand {
         client: usize,
     },
+    /// TERM to dflock, which hands it on.
+    Tell {
+        client: usize,
+    },
     /// Its machine is suspended.
     Sleep {
         client: usize,
@@ -188,6 +192,7 @@ fn role(random: &mut Random, keys: u8, upgrades: bool) -> Role {
             let manners = Manners {
                 run_ms: hold_ms,
                 obeys_after_ms: random.chance(50).then(|| random.below(1_500)),
+                tidy: random.chance(50),
                 deep: random.chance(35),
             };
             let max_runtime_ms = random.chance(12).then(|| 100 + random.below(6_000));
@@ -238,7 +243,7 @@ fn fault(random: &mut Random, site: Site, clients: u64) -> What {
             _ => What::SetWall { by_ms: *random.pick(&[-3_600_000, 3_600_000, -1_000_000_000, 90_000]) },
         };
     }
-    match random.below(20) {
+    match random.below(21) {
         0..4 => What::Cut { client },
         4..6 => What::HalfOpen { client },
         6..9 => What::Swallow { client, for_ms },
@@ -247,6 +252,7 @@ fn fault(random: &mut Random, site: Site, clients: u64) -> What {
         14..16 => What::KillDflock { client },
         16 => What::KillGuardian { client },
         17 => What::KillCommand { client },
+        18 => What::Tell { client },
         _ => What::Sleep { client, for_ms },
     }
 }

@@ -9,6 +9,8 @@ pub enum Plant {
     GuardianOff,
     /// The lock is given back when the command ends, whoever is left of its group.
     ReleaseBeforeGroupGone,
+    /// Whoever is left of the group of a command that was killed is left alone.
+    DeathTakenForAnEnd,
     /// A restarted server begins its numbers at the wall clock.
     FenceNotPersisted,
     AnswerBeforeFsync,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use dflock::exec::status::{Ending, Status};
 use dflock::server::table::Load;
+use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
 use super::check::Violation;

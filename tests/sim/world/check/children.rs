@@ -101,7 +101,7 @@ impl World {
         let mut check = self.check.borrow_mut();
         let child = &mut check.children[child];
         child.leader = false;
-        child.by_itself = !child.told;
+        child.by_itself = !child.told && matches!(ending, Ending::Exited(_));
         let client = child.client;
         drop(check);
         self.tell(&format!("command {client}"), || format!("ended: {ending:?}"));

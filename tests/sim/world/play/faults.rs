@@ -20,6 +20,7 @@ impl World {
                     group.kill_leader();
                 }
             }
+            What::Tell { client } => self.tell_to_end(client),
             What::Sleep { client, for_ms } => self.suspend(client, for_ms),
             What::KillServer { down_ms } => self.fell_server(down_ms, false),
             What::CutPower { down_ms } => self.fell_server(down_ms, true),
@@ -142,6 +143,14 @@ impl World {
         drop(clients);
         self.kill(guardian);
         let _ = gone.send(Happened::GuardianGone);
+    }
+
+    /// Before there is a command, this would end the waiting.
+    fn tell_to_end(&self, client: usize) {
+        if let Some(Client { leader: Some(_), guardian: Some((_, heard)), .. }) = self.clients.borrow().get(client) {
+            // One that has ended does not hear it.
+            let _ = heard.send(Happened::Told(Signal::SIGTERM));
+        }
     }
 
     fn suspend(self: &Rc<World>, client: usize, for_ms: u64) {
