@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use dflock::cli::{Cli, Leave};
+use dflock::cli::{Cli, Leave, NotRun};
+use dflock::command::manner::Manner;
 use dflock::command::{about, export, hold};
 use dflock::error::{Failure, Kind};
 use dflock::{output, sys};
@@ -23,27 +24,21 @@ fn main() -> ExitCode {
     }
     let cli = match Cli::from_command_line() {
         Ok(cli) => cli,
-        Err(usage) if usage.use_stderr() => {
-            let text = usage.render().to_string();
-            // Help, where a verb of a verb is missing, speaks for itself.
-            let text = text.strip_prefix("error: ").map_or(text.clone(), |text| format!("dflock: {text}"));
-            if !is_exported && std::env::args_os().any(|argument| argument == "--json") {
-                let first = text.lines().next().unwrap_or_default();
-                output::failure_json(&Failure::usage(first.strip_prefix("dflock: ").unwrap_or(first)));
-            } else {
-                output::say(&text);
-            }
-            return leave(Kind::Usage.exit(), is_exported);
-        }
         // A shell would evaluate the help, and go on.
-        Err(wanted) if is_exported && !output::is_answer_seen() => {
-            output::say(&wanted.render().to_string());
+        Err(NotRun::Asked(text)) if is_exported && !output::is_answer_seen() => {
+            output::say(&text);
             return leave(Kind::Usage.exit(), is_exported);
         }
-        Err(wanted) => {
-            // Help that nobody reads is no failure.
-            let _ = output::plain(&wanted.render().to_string());
-            return ExitCode::SUCCESS;
+        Err(NotRun::Asked(text)) => match output::plain(&text) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(failure) => return fail(&failure, Manner::default(), is_exported),
+        },
+        Err(NotRun::HelpInstead(text)) => {
+            output::say(&text);
+            return leave(Kind::Usage.exit(), is_exported);
+        }
+        Err(NotRun::Wrong { failure, is_json }) => {
+            return fail(&failure, Manner { json: is_json && !is_exported, ..Manner::default() }, is_exported);
         }
     };
     let manner = cli.manner();
@@ -54,16 +49,18 @@ fn main() -> ExitCode {
             // Process 1 cannot die of a signal.
             ExitCode::from(128 + signal as u8)
         }
-        Err(failure) => {
-            let is_busy = failure.kind == Kind::Busy;
-            match (manner.json, manner.quiet && is_busy) {
-                (true, _) => output::failure_json(&failure),
-                (false, true) => {}
-                (false, false) => output::failure(&failure),
-            }
-            leave(failure.exit(), is_exported)
-        }
+        Err(failure) => fail(&failure, manner, is_exported),
     }
+}
+
+fn fail(failure: &Failure, manner: Manner, is_exported: bool) -> ExitCode {
+    let is_busy = failure.kind == Kind::Busy;
+    match (manner.json, manner.quiet && is_busy) {
+        (true, _) => output::failure_json(failure),
+        (false, true) => {}
+        (false, false) => output::failure(failure),
+    }
+    leave(failure.exit(), is_exported)
 }
 
 /// After a failure, which a shell that evaluates our answer must notice too.

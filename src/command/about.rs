@@ -44,7 +44,7 @@ pub fn version() -> &'static str {
     TEXT.get_or_init(|| format!("{version}\ncommit {COMMIT}\nTLS by {}", tls::PROVIDER))
 }
 
-const DURATIONS: &str = "Durations: 30 is seconds; 250ms, 1.5s, 90s, 5m, 1h and 2d are possible too.";
+const DURATIONS: &str = "Durations: 30 is seconds; 250ms, 1.5s, 5m, 1h30m, 2d and 1w are possible too.";
 
 /// A verb whose help also says what a duration is, where it takes one, and where to read on.
 pub fn with_end(verb: Command) -> Command {

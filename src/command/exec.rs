@@ -39,7 +39,7 @@ pub struct Exec {
     key: OsString,
 
     /// The command and its arguments
-    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true, required_unless_present = "shell")]
+    #[arg(value_name = "CMD", trailing_var_arg = true, required_unless_present = "shell")]
     program: Vec<OsString>,
 
     /// Run STRING with /bin/sh

@@ -18,7 +18,7 @@ impl Token {
             return Err("a token must not be empty".to_owned());
         }
         if text.len() > MAX_TOKEN || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("this is no token: it must be visible ASCII on one line".to_owned());
+            return Err("this is not a token: it must be visible ASCII on one line".to_owned());
         }
         Ok(Token(text.to_owned()))
     }

@@ -39,7 +39,7 @@ impl Address {
         };
         let is_name = |host: &str| host.chars().all(|letter| letter.is_alphanumeric() || "-._%".contains(letter));
         if host.is_empty() || !(host.parse::<IpAddr>().is_ok() || is_name(host)) {
-            return Err(format!("{text:?} is no address: write host:port, [::1]:port or unix:/path"));
+            return Err(format!("{text:?} is not an address: write host:port, [::1]:port or unix:/path"));
         }
         Ok(Address::Tcp { host: host.to_owned(), port })
     }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_address() {
+    fn refuses_what_is_not_an_address() {
         for text in
             ["", ":1", "a:", "a:0", "a:70000", "a:x", "[::1", "[::1]x", "unix:", "unix:x", "a b", "a/b", "[x y]:1"]
         {

@@ -39,7 +39,7 @@ fn parse(text: &str, path: &Path, known: &[&str]) -> Result<Values, Failure> {
     let shown = path.display();
     let table: toml::Table = text
         .parse()
-        .map_err(|why: toml::de::Error| Failure::usage(format!("{shown} is no TOML: {}", why.message())))?;
+        .map_err(|why: toml::de::Error| Failure::usage(format!("{shown} is not TOML: {}", why.message())))?;
     let mut values = Values::new();
     for (name, value) in table {
         if name == "auth_token" || name == "etcd_password" {
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(values["servers"], "a:1,b:2");
         assert_eq!((values["tls"].as_str(), values["timeout"].as_str()), ("true", "5"));
         for (text, part) in [
-            ("nonsense", "is no TOML"),
+            ("nonsense", "is not TOML"),
             ("colour = 1", "no setting \"colour\""),
             ("auth_token = \"x\"", "does not belong here"),
             ("tls = { a = 1 }", "must be"),

@@ -244,7 +244,16 @@ fn flag(found: &Found) -> Result<bool, Failure> {
 }
 
 fn wrong(found: &Found, why: &str) -> Failure {
-    Failure::usage(format!("setting {} from {}: {why}", found.name, found.source))
+    let Found { name, value, source } = found;
+    let is_plain = !value.contains(|letter: char| letter.is_whitespace() || letter.is_control());
+    let value = if is_plain { value.clone() } else { format!("{value:?}") };
+    let set = match source {
+        Source::Flag => format!("--{} {value}", name.replace('_', "-")),
+        Source::Environment(variable) => format!("{variable}={value}"),
+        Source::File(path) => format!("{}: {name} = {value}", path.display()),
+        Source::Default => format!("{name} = {value}"),
+    };
+    Failure::usage(format!("{set}: {why}"))
 }
 
 #[cfg(test)]
@@ -284,14 +293,18 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_source() {
         for (variables, part) in [
-            ([("DFLOCK_SERVERS", "a b")], "setting servers from environment DFLOCK_SERVERS"),
-            ([("DFLOCK_TLS", "maybe")], "setting tls"),
-            ([("DFLOCK_SHARD", "1")], "it must be below 1"),
-            ([("DFLOCK_TIMEOUT", "soon")], "setting timeout"),
+            ([("DFLOCK_SERVERS", "a b")], "DFLOCK_SERVERS=\"a b\": \"a b\" is not an address"),
+            ([("DFLOCK_TLS", "maybe")], "DFLOCK_TLS=maybe: write true or false"),
+            ([("DFLOCK_SHARD", "1")], "DFLOCK_SHARD=1: it must be below 1"),
+            ([("DFLOCK_TIMEOUT", "soon")], "DFLOCK_TIMEOUT=soon: not a duration"),
             ([("DFLOCK_TLS_KEY", "k")], "needs both"),
         ] {
             let failure = load(&[], &variables, &[]).unwrap_err();
             assert!(failure.message.contains(part), "{failure}");
         }
+        let failure = load(&[("connect_timeout", "soon")], &[], &[]).unwrap_err();
+        assert!(failure.message.starts_with("--connect-timeout soon: not a duration"), "{failure}");
+        let failure = load(&[], &[], &[("f.toml", &[("timeout", "soon")])]).unwrap_err();
+        assert!(failure.message.starts_with("f.toml: timeout = soon: not a duration"), "{failure}");
     }
 }

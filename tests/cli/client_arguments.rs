@@ -39,7 +39,7 @@ fn what_the_command_line_cannot_mean_is_said_like_everything_else() {
         (&["acquire", "k", "--no-such-flag"], "--no-such-flag"),
         (&["acquire", "k", "-l", "0"], "at least 1s"),
         (&["acquire", "k", "-n", "-w", "1"], "--timeout"),
-        (&["acquire", "k", "-w", "soon"], "\"soon\" is no duration"),
+        (&["acquire", "k", "-w", "soon"], "--timeout soon: not a duration"),
         (&["acquire", "k", "--owner", "none"], "--max-hold"),
         (&["no-such-verb"], "no-such-verb"),
     ] {

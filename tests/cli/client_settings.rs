@@ -58,9 +58,9 @@ fn files_that_cannot_be_meant() {
         ("auth_token = \"s3cret\"\n", &["auth_token_file", "mode 600"]),
         ("nonsense\n", &["TOML"]),
         ("tls = \"perhaps\"\n", &["tls", "true or false"]),
-        ("timeout = \"soon\"\n", &["timeout", "\"soon\" is no duration"]),
+        ("timeout = \"soon\"\n", &["timeout", "soon", "not a duration"]),
         ("servers = [1, 2]\n", &["servers", "list of texts"]),
-        ("servers = [\"a b\"]\n", &["servers", "is no address"]),
+        ("servers = [\"a b\"]\n", &["servers", "is not an address"]),
         ("shard = 1\n", &["shard", "it must be below 1"]),
         ("tls_cert = \"x\"\n", &["--tls-cert and --tls-key"]),
     ] {

@@ -171,7 +171,7 @@ fn lists_that_cannot_be_meant() {
         (format!("{good},"), "empty address"),
         (String::new(), "empty address"),
         (",".to_owned(), "empty address"),
-        (format!("{good},a b"), "is no address"),
+        (format!("{good},a b"), "is not an address"),
         (format!("{good},a:0"), "no port between 1 and 65535"),
         ("unix:relative".to_owned(), "absolute path"),
         ("dflockd://".to_owned(), "empty address"),

@@ -44,12 +44,12 @@ fn every_verb_shows_two_examples_and_what_a_duration_is() {
 fn typing_mistakes_get_a_suggestion() {
     let desk = Desk::new();
     for (args, suggestion) in [
-        (&["exce", "k", "true"] as &[&str], "'exec'"),
-        (&["relase", "k"], "'release'"),
-        (&["exec", "--no-wiat", "k", "true"], "'--no-wait'"),
-        (&["serve", "--prot", "1"], "'--port'"),
-        (&["stats", "--format", "tabel"], "'table'"),
-        (&["sem", "aquire", "k"], "'acquire'"),
+        (&["exce", "k", "true"] as &[&str], "did you mean exec?"),
+        (&["relase", "k"], "did you mean release?"),
+        (&["exec", "--no-wiat", "k", "true"], "did you mean --no-wait?"),
+        (&["serve", "--prot", "1"], "did you mean --port?"),
+        (&["stats", "--format", "tabel"], "did you mean table?"),
+        (&["sem", "aquire", "k"], "did you mean acquire?"),
     ] {
         desk.refuses(args, 125, &[suggestion]);
     }

@@ -40,6 +40,7 @@ mod serve_stop;
 mod serve_tls;
 mod soak;
 mod start;
+mod usage;
 mod verbs;
 mod watch;
 mod which;

@@ -39,7 +39,7 @@ pub(super) enum Trouble {
     OtherCluster,
     #[error("its database is full")]
     Full,
-    #[error("it is no etcd: {0}")]
+    #[error("it is not an etcd: {0}")]
     Strange(String),
     #[error("the server refuses: {0}")]
     Refused(String),

@@ -1,7 +1,10 @@
 //! The command line as a type: the list of verbs.
 
-use std::ffi::OsStr;
+mod usage;
 
+use std::ffi::{OsStr, OsString};
+
+use clap::error::ErrorKind;
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::sys::signal::Signal;
 
@@ -82,13 +85,38 @@ fn top() -> Command {
     Command::new("dflock").version(env!("CARGO_PKG_VERSION")).disable_help_subcommand(true).max_term_width(100)
 }
 
+/// Why there is nothing to run.
+pub enum NotRun {
+    /// Help or the version, which was asked for.
+    Asked(String),
+    /// A verb of a verb is missing; its help says which there are.
+    HelpInstead(String),
+    Wrong {
+        failure: Failure,
+        is_json: bool,
+    },
+}
+
 impl Cli {
     /// Reads the arguments, and the environment where a flag has a variable.
-    pub fn from_command_line() -> Result<Cli, clap::Error> {
-        let verb = std::env::args_os().nth(1);
-        let command = verb.as_deref().and_then(Cli::command_with).unwrap_or_else(Cli::command);
+    pub fn from_command_line() -> Result<Cli, NotRun> {
+        let mut arguments: Vec<OsString> = std::env::args_os().collect();
+        let verb = arguments.get(1).map(OsString::as_os_str);
+        let command = verb.and_then(Cli::command_with).unwrap_or_else(Cli::command);
         let command = command.long_version(about::version()).mut_subcommands(finished);
-        Cli::from_arg_matches(&command.try_get_matches()?)
+        if let Some(exec) = command.find_subcommand("exec").filter(|_| verb.is_some_and(|verb| verb == "exec")) {
+            let behind = usage::with_separator(exec, arguments.split_off(2));
+            arguments.extend(behind);
+        }
+        let read = command.try_get_matches_from(&arguments).and_then(|read| Cli::from_arg_matches(&read));
+        read.map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => NotRun::Asked(error.render().to_string()),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => NotRun::HelpInstead(error.render().to_string()),
+            _ => {
+                let is_json = arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+                NotRun::Wrong { failure: usage::in_words(&error, &verb_path(&arguments)), is_json }
+            }
+        })
     }
 
     /// The command line with one verb only: to describe them all takes longer than to take a lock.
@@ -137,6 +165,18 @@ impl Cli {
     }
 }
 
+/// The verb, and that of a verb which has its own.
+fn verb_path(arguments: &[OsString]) -> String {
+    let words = arguments.iter().skip(1).take(2).map(|word| word.to_string_lossy());
+    let mut path = "dflock".to_owned();
+    for (at, word) in words.enumerate() {
+        if at == 0 && VERBS.iter().any(|(name, _)| *name == word) || path == "dflock sem" && !word.starts_with('-') {
+            path = format!("{path} {word}");
+        }
+    }
+    path
+}
+
 /// How the process ends.
 pub enum Leave {
     Code(u8),
@@ -157,7 +197,7 @@ impl Leave {
 /// A verb, and the verbs it has, as they are read and shown.
 fn finished(verb: Command) -> Command {
     // Of a flag that is given twice the last one counts, as where a script adds to a wrapper's.
-    let verb = verb.args_override_self(true).mut_args(without_empty_variable);
+    let verb = verb.args_override_self(true).mut_args(without_empty_variable).mut_args(with_any_duration);
     about::with_end(verb).mut_subcommands(finished)
 }
 
@@ -165,6 +205,14 @@ fn finished(verb: Command) -> Command {
 fn without_empty_variable(argument: Arg) -> Arg {
     let is_empty = |name| std::env::var_os(name).is_some_and(|value| value.is_empty());
     if argument.get_env().is_some_and(is_empty) { argument.env(None::<&'static str>) } else { argument }
+}
+
+/// So that `-w -1` is told to be no duration, and not that there is no option -1.
+fn with_any_duration(argument: Arg) -> Arg {
+    let names = argument.get_value_names().unwrap_or_default();
+    let is_number = names.iter().any(|name| matches!(name.as_str(), "DUR" | "N"));
+    let is_optional = argument.get_num_args().is_some_and(|count| count.min_values() == 0);
+    if is_number && !is_optional { argument.allow_hyphen_values(true) } else { argument }
 }
 
 #[cfg(test)]
