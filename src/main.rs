@@ -4,14 +4,19 @@ use std::process::ExitCode;
 
 use dflock::cli::{Cli, Leave, NotRun};
 use dflock::command::manner::Manner;
-use dflock::command::{about, export, hold};
+use dflock::command::{about, export, guardian, hold};
 use dflock::error::{Failure, Kind};
 use dflock::{output, sys};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
-    if hold::is_holder(arguments.next().as_deref(), arguments.count()) {
+    let (first, more) = (arguments.next(), arguments.count());
+    if hold::is_holder(first.as_deref(), more) {
         hold::run();
+        return ExitCode::SUCCESS;
+    }
+    if guardian::is_guardian(first.as_deref(), more) {
+        guardian::run();
         return ExitCode::SUCCESS;
     }
     if std::env::args_os().len() < 2 {

@@ -44,6 +44,46 @@ pub fn inherit_only_stdio() -> io::Result<()> {
     Ok(())
 }
 
+/// The same for one command, whose process does it by itself: this one may still have descriptors to hand on.
+pub fn inherit_only_stdio_in(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+
+    let mark_all = || {
+        mark_or_close(3, libc::c_uint::MAX, true);
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { command.pre_exec(mark_all) };
+}
+
+/// Closes every descriptor above stderr but one: for a fork that uses nothing else of its parent's.
+pub fn close_all_but(kept: &OwnedFd) {
+    let kept = kept.as_raw_fd().cast_unsigned();
+    if kept > 3 {
+        mark_or_close(3, kept - 1, false);
+    }
+    mark_or_close(kept.max(2) + 1, libc::c_uint::MAX, false);
+}
+
+/// Descriptors from one number to another: marked so that a program started from here does not inherit them, or
+/// closed. Makes system calls only.
+fn mark_or_close(first: libc::c_uint, last: libc::c_uint, mark: bool) {
+    #[cfg(target_os = "linux")]
+    {
+        let flags = if mark { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+        // SAFETY: whoever calls this uses none of these descriptors any more in this process.
+        if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0 {
+            return;
+        }
+    }
+    // An older kernel: one by one, as many as a process usually has at most.
+    for number in first..=last.min(1024) {
+        let number = number.cast_signed();
+        // SAFETY: as above; one that is not open gives an error, which is fine.
+        unsafe { if mark { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } else { libc::close(number) } };
+    }
+}
+
 /// A descriptor that stands for a process, even when its number is given to another one.
 #[cfg(target_os = "linux")]
 pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
@@ -94,10 +134,10 @@ pub struct Announcement {
     /// Around the number of the process.
     pub before_number: &'static [u8],
     pub after_number: &'static [u8],
-    /// When it must be dead.
-    pub kill_at: Vec<u8>,
     /// It must not begin after this moment.
     pub not_after: Moment,
+    /// It dies with us, where the system can see to that.
+    pub dies_with_us: bool,
 }
 
 /// Has the command announced to the guardian, die with us where the system can do that, and have the terminal
@@ -111,7 +151,9 @@ pub fn prepare_command(command: &mut std::process::Command, announcement: Announ
         #[cfg(target_os = "linux")]
         // SAFETY: system calls only, as a forked child may make them.
         unsafe {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            if announcement.dies_with_us {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            }
             // We may have died before that took effect.
             if libc::getppid() != us {
                 libc::_exit(libc::SIGKILL + 128);
@@ -143,7 +185,7 @@ pub fn prepare_command(command: &mut std::process::Command, announcement: Announ
 
 /// In a forked child, so without allocating.
 fn announce(announcement: &Announcement) {
-    let Announcement { socket, before_number, after_number, kill_at, .. } = announcement;
+    let Announcement { socket, before_number, after_number, .. } = announcement;
     let mut message = [0u8; 64];
     let mut length = 0;
     let mut put = |bytes: &[u8]| {
@@ -162,10 +204,9 @@ fn announce(announcement: &Announcement) {
     }
     put(&digits[at..]);
     put(after_number);
-    for bytes in [&message[..length], kill_at.as_slice()] {
-        // SAFETY: the descriptor is open in this process, and the bytes live on this stack or in the parent's copy.
-        unsafe { libc::send(*socket, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
-    }
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: the descriptor is open in this process, and the bytes live on this stack.
+    unsafe { libc::send(*socket, message.as_ptr().cast(), length, flags) };
 }
 
 /// Stops our own process group as Ctrl-Z does, this process among it; returns when it was continued, or at
@@ -208,4 +249,37 @@ pub fn ignore_file_size_signal() {
 pub fn own(descriptor: RawFd) -> OwnedFd {
     // SAFETY: descriptors of SCM_RIGHTS are new, and whoever received them owns them alone.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+/// Has `ps`, `pgrep` and `pkill` see this process under another name: its own and its command line. What it was
+/// started with is gone with that.
+pub fn rename_process(name: &str, command_line: &str) {
+    #[cfg(target_os = "linux")]
+    {
+        if let Ok(name) = std::ffi::CString::new(name) {
+            // The name is a courtesy: without it nothing is missing.
+            let _ = nix::sys::prctl::set_name(&name);
+        }
+        // Where the arguments begin and end, counted from the field behind the name.
+        const ARGUMENTS: [usize; 2] = [45, 46];
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, tail)| tail).split_whitespace().collect();
+        let address = |field: usize| fields.get(field).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+        let [begin, end] = ARGUMENTS.map(address);
+        if begin == 0 || end <= begin {
+            return;
+        }
+        let length = end - begin;
+        // The last byte stays a NUL, which ends it.
+        let text = &command_line.as_bytes()[..command_line.len().min(length - 1)];
+        let arguments = std::ptr::with_exposed_provenance_mut::<u8>(begin);
+        // SAFETY: the kernel put the arguments there, one after the other, for the process to read and to write;
+        // whoever reads them later finds bytes that end with a NUL.
+        unsafe {
+            std::ptr::write_bytes(arguments, 0, length);
+            std::ptr::copy_nonoverlapping(text.as_ptr(), arguments, text.len());
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (name, command_line);
 }

@@ -8,13 +8,14 @@ use clap::Args;
 
 use super::acquire::Patience;
 use super::busy::{in_words, who_has_it};
+use super::guardian;
 use super::local;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
 use crate::backend::{Ask, Backend, Inherited, Status, Wait};
 use crate::error::{Failure, Kind as Wrong};
-use crate::exec::guard::{Guard, Left};
+use crate::exec::guard::Guard;
 use crate::exec::policy::Rules;
 use crate::exec::{self, Job, Outcome, SHORTEST_LEASE};
 use crate::holder::{self, Site, start};
@@ -133,8 +134,7 @@ impl Exec {
         };
         let job = Job { asks, program, rules, held, min_hold: self.min_hold.unwrap_or_default() };
         // Before the first thread: it is a copy of this process.
-        let let_go = |left| let_go(left, &site);
-        let guard = Guard::start(&let_go)?;
+        let guard = Guard::start(&|locks| guardian::let_go(locks, &site), guardian::successor(&site))?;
         let key = job.asks[0].key.clone();
         let user = Onlooker { manner: self.manner, key: &key, backend: &backend, site: &site };
         let manner = self.manner;
@@ -144,7 +144,7 @@ impl Exec {
                 let part = (getrandom::u32().unwrap_or(0) as f64) / f64::from(u32::MAX);
                 tokio::time::sleep(jitter.mul_f64(part)).await;
             }
-            let outcome = exec::run(job, &backend, guard, &let_go, &user).await;
+            let outcome = exec::run(job, &backend, guard, &user).await;
             match outcome {
                 Err(failure) => Err(who_has_it(&backend, &key, failure, manner).await),
                 outcome => outcome,
@@ -252,19 +252,4 @@ fn nested(asks: &[Ask]) -> Result<OsString, Failure> {
     }
     all.extend(asks.iter().map(|ask| ask.key.as_bytes()));
     Ok(OsStr::from_bytes(&all.join(&b' ')).to_owned())
-}
-
-/// In the guardian, after the group is gone: a server may keep a lock for a dflock that will not come back.
-fn let_go(left: Vec<Left>, site: &Site) {
-    if left.is_empty() {
-        return;
-    }
-    let _ = super::block_on(async {
-        let backend = backend_of(site)?;
-        for Left { key, space, token } in left {
-            // If it is gone already, all the better.
-            let _ = backend.release(&key, space, &token).await;
-        }
-        Ok(())
-    });
 }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod enqueue;
 pub mod exec;
 pub mod export;
+pub mod guardian;
 pub mod hold;
 pub mod holders;
 mod local;

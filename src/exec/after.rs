@@ -1,6 +1,6 @@
 //! What becomes of the locks when the command has ended.
 
-use super::guard::Guard;
+use super::guard::{Guard, HeldLock};
 use super::signals::Signals;
 use super::{Job, Say, User};
 use crate::clock;
@@ -30,7 +30,13 @@ pub(super) async fn give_back(keepers: Vec<Keeper>, guard: Option<Guard>, say: S
 
 /// Keeps the locks for as long as --min-hold says: by holders, so that we can leave, or by staying where no
 /// holder can have them. Returns those that are to be given back now.
-pub(super) async fn hold_on(keepers: Vec<Keeper>, job: &Job, user: &dyn User, signals: &mut Signals) -> Vec<Keeper> {
+pub(super) async fn hold_on(
+    keepers: Vec<Keeper>,
+    job: &Job,
+    guard: &mut Guard,
+    user: &dyn User,
+    signals: &mut Signals,
+) -> Vec<Keeper> {
     if job.min_hold.is_zero() {
         return keepers;
     }
@@ -38,10 +44,19 @@ pub(super) async fn hold_on(keepers: Vec<Keeper>, job: &Job, user: &dyn User, si
     let mut ours = Vec::new();
     for (keeper, ask) in keepers.into_iter().zip(&job.asks) {
         let left = until.since(clock::now());
-        let handed_over = !left.is_zero() && keeper.can_move && user.hand_over(ask, &keeper.grant, left).is_ok();
-        if handed_over {
+        if left.is_zero() || !keeper.can_move {
+            ours.push(keeper);
+            continue;
+        }
+        let lock = HeldLock::of(ask, &keeper.grant);
+        // The guardian hears of it first. Should we be killed right here, the lock is nobody's to let go of: it
+        // ends with its lease, or is the holder's.
+        let known = guard.handed_over(lock.clone());
+        if known.is_ok() && user.hand_over(ask, &keeper.grant, left).is_ok() {
             keeper.leave().await;
         } else {
+            // Kept by ourselves. If the guardian cannot be told, it will not let go of it, which is as safe.
+            let _ = guard.lock(lock, None);
             ours.push(keeper);
         }
     }

@@ -39,8 +39,10 @@ pub(super) struct Group {
 pub(super) enum Happened {
     Ended(Ending),
     Stopped(Signal),
-    /// Not of the group, as far as known: an orphan, or the guardian.
+    /// The end of one that is not of the group, as far as known: an orphan, or the guardian.
     Other(Pid),
+    /// The same, which was stopped.
+    OtherStopped(Pid),
 }
 
 impl Group {
@@ -95,6 +97,7 @@ impl Group {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, Happened::Ended(Ending::Exited(code as u8))),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Happened::Ended(Ending::Killed(signal))),
                 Ok(WaitStatus::Stopped(pid, signal)) if pid == self.leader => (pid, Happened::Stopped(signal)),
+                Ok(WaitStatus::Stopped(pid, _)) => return Some(Happened::OtherStopped(pid)),
                 Ok(WaitStatus::StillAlive) => return None,
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => return None,

@@ -27,7 +27,7 @@ use crate::clock;
 use crate::error::Failure;
 use crate::lease::keeper::RELEASE_WITHIN;
 use crate::lock::Grant;
-use guard::{Guard, LetGo};
+use guard::Guard;
 use policy::Rules;
 use running::Run;
 use signals::Signals;
@@ -70,16 +70,10 @@ pub trait User {
 type Say<'a> = &'a dyn Fn(&str);
 
 /// Takes the locks, runs the command, gives the locks back. The guardian was forked before.
-pub async fn run(
-    job: Job,
-    backend: &Backend,
-    guard: Guard,
-    let_go: LetGo<'_>,
-    user: &dyn User,
-) -> Result<Outcome, Failure> {
+pub async fn run(job: Job, backend: &Backend, mut guard: Guard, user: &dyn User) -> Result<Outcome, Failure> {
     let mut signals = Signals::listen().map_err(|why| Failure::internal("listen for signals", &why))?;
     let taken = tokio::select! {
-        taken = take_all(&job, backend, &guard, &mut signals) => taken,
+        taken = take_all(&job, backend, &mut guard, &mut signals) => taken,
         () = waiting::tell(user, backend, &job) => Err(Failure::internal("wait", &"the clock stopped")),
     };
     user.waited();
@@ -106,17 +100,23 @@ pub async fn run(
         }
     };
     let say: Say<'_> = &|text| user.say(text);
-    let status = run.watch(&mut signals, let_go, say).await;
-    let Run { keepers, guard, terminal, .. } = run;
+    let status = run.watch(&mut signals, say).await;
+    let Run { keepers, mut guard, terminal, .. } = run;
+    // Nobody is left whom it could end; and whom the command left behind on purpose is left alone.
+    if guard.command_ended().is_err() {
+        say(
+            "the guardian is gone and cannot be replaced; if dflock is killed now, the lock stays until its lease ends",
+        );
+    }
     if let Some(terminal) = &terminal {
         terminal.take_back();
     }
     if status == Status::Lost {
         // Nothing is held; a server that still keeps the lock for us is told not to.
-        after::give_back(keepers, guard, &|_| ()).await;
+        after::give_back(keepers, Some(guard), &|_| ()).await;
     } else {
-        let keepers = after::hold_on(keepers, &job, user, &mut signals).await;
-        after::give_back(keepers, guard, say).await;
+        let keepers = after::hold_on(keepers, &job, &mut guard, user, &mut signals).await;
+        after::give_back(keepers, Some(guard), say).await;
     }
     Ok(Outcome::Ran(status))
 }

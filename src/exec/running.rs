@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::group::{self, Group, Happened};
-use super::guard::{Guard, Left, LetGo};
+use super::guard::{Guard, Line};
 use super::key_listener::KeyListener;
 use super::leases::{next_news, soonest};
 use super::policy::{Action, Event, Policy};
@@ -29,9 +29,7 @@ const SWEEP_EVERY: Duration = Duration::from_millis(5);
 
 pub(super) struct Run {
     pub(super) keepers: Vec<Keeper>,
-    pub(super) guard: Option<Guard>,
-    /// What a guardian has to know of the locks.
-    left: Vec<(Left, Option<OwnedFd>)>,
+    pub(super) guard: Guard,
     group: Group,
     pub(super) terminal: Option<Terminal>,
     /// Where there is a terminal to type at.
@@ -41,6 +39,8 @@ pub(super) struct Run {
     due: Moment,
     /// The group is being ended and its end is looked for.
     sweeping: bool,
+    /// A loss is only told.
+    warns: bool,
 }
 
 impl Run {
@@ -48,11 +48,11 @@ impl Run {
     pub(super) async fn start(
         job: &Job,
         taken: Vec<Kept>,
-        guard: Guard,
+        mut guard: Guard,
         signals: &Signals,
     ) -> Result<Run, (Failure, Guard, Vec<Keeper>)> {
-        let (keepers, left): (Vec<Keeper>, Vec<_>) =
-            taken.into_iter().map(|Kept { keeper, left }| (keeper, left)).unzip();
+        let (keepers, lines): (Vec<Keeper>, Vec<Line>) =
+            taken.into_iter().map(|Kept { keeper, line }| (keeper, line)).unzip();
         let leases = keepers.iter().map(|keeper| keeper.grant.lease);
         if let Some(short) = leases.min().filter(|lease| *lease < SHORTEST_LEASE) {
             let message = format!("a lease of {}s leaves no time to stop a command", short.as_secs_f64());
@@ -62,18 +62,20 @@ impl Run {
         if clock::now() >= term_at {
             return Err((group::too_late(), guard, keepers));
         }
-        if keepers
-            .iter()
-            .zip(&left)
-            .any(|(keeper, (_, line))| !keeper.can_move && line.as_ref().is_some_and(is_hung_up))
-        {
+        let hung_up = |line: &Line| line.as_deref().is_some_and(is_hung_up);
+        if keepers.iter().zip(&lines).any(|(keeper, line)| !keeper.can_move && hung_up(line)) {
             return Err((group::gone_before(), guard, keepers));
+        }
+        // Before anybody lives it knows by when they must be dead.
+        let policy = Policy::new(clock::now(), term_at, dead_at, job.rules);
+        if let Err(why) = guard.held_until(dead_at).and_then(|()| guard.kill_at(policy.guard_at())) {
+            return Err((Failure::internal("tell the guardian", &why), guard, keepers));
         }
         signals.hear_stops();
         let terminal = Terminal::find();
         let environment = environment(job, keepers.first().map(|keeper| &keeper.grant));
-        let policy = Policy::new(clock::now(), term_at, dead_at, job.rules);
-        let announcement = guard.announcement(policy.guard_at(), term_at);
+        // After a loss that is only told, the command outlives even us.
+        let announcement = guard.announcement(term_at, !job.rules.warn_on_lost);
         let device = terminal.as_ref().and_then(Terminal::to_lend);
         let group = match Group::spawn(&job.program, &environment, announcement, device) {
             Ok(group) => group,
@@ -84,14 +86,15 @@ impl Run {
                 return Err((failure, guard, keepers));
             }
         };
+        // It has said so by itself; this is for a successor. If there can be none now, it is tried again with the
+        // next news.
+        let _ = guard.group(group.leader());
         // Without it only the command hears Ctrl-C, which is what matters most.
         let listener = terminal.as_ref().filter(|_| has_one_thread());
         let listener = listener.and_then(|_| KeyListener::put_into(group.leader()).ok());
-        let guard = Some(guard);
         Ok(Run {
             keepers,
             guard,
-            left,
             group,
             terminal,
             listener,
@@ -100,11 +103,12 @@ impl Run {
             // At once: the policy says when the first look is due.
             due: clock::now(),
             sweeping: false,
+            warns: job.rules.warn_on_lost,
         })
     }
 
     /// The loop: one event at a time, until the policy says how we leave.
-    pub(super) async fn watch(&mut self, signals: &mut Signals, let_go: LetGo<'_>, say: Say<'_>) -> Status {
+    pub(super) async fn watch(&mut self, signals: &mut Signals, say: Say<'_>) -> Status {
         let mut events = Vec::new();
         loop {
             // The clock is looked at with every event, and before it: see the policy.
@@ -127,6 +131,10 @@ impl Run {
                 typed = heard(self.listener.as_ref()) => events.push(Event::Typed(typed)),
                 news = next_news(keepers) => events.extend(news.into_iter().map(Event::Lease)),
             }
+            if self.warns {
+                // If it cannot be told, it is tried again with the next news.
+                let _ = self.guard.held_until(soonest(&self.keepers).1);
+            }
             while let Some(happened) = self.group.reap_one() {
                 match happened {
                     Happened::Ended(ending) => {
@@ -139,31 +147,24 @@ impl Run {
                     Happened::Other(pid) if self.listener.as_ref().is_some_and(|listener| listener.is(pid)) => {
                         self.listener = None;
                     }
-                    Happened::Other(pid) if self.guard.as_ref().is_some_and(|guard| guard.pid == pid) => {
-                        self.guard = self.replace_guardian(let_go);
-                        if self.guard.is_none() {
-                            say("the guardian is gone; if dflock is killed now, the command runs on");
+                    // One that is stopped watches over nobody.
+                    Happened::OtherStopped(pid) | Happened::Other(pid) if self.guard.is(pid) => {
+                        if matches!(happened, Happened::Other(_)) {
+                            self.guard.is_gone();
+                        }
+                        if let Err(why) = self.guard.replace() {
+                            say(&format!(
+                                "the guardian is gone and cannot be replaced: {why}; if dflock is killed now, the command runs on"
+                            ));
                         }
                     }
-                    Happened::Stopped(_) | Happened::Other(_) => {}
+                    Happened::Stopped(_) | Happened::OtherStopped(_) | Happened::Other(_) => {}
                 }
             }
             if self.sweeping && self.group.is_gone() {
                 events.push(Event::GroupGone);
             }
         }
-    }
-
-    /// Another one, that knows all that the first one knew.
-    fn replace_guardian(&self, let_go: LetGo<'_>) -> Option<Guard> {
-        if !has_one_thread() {
-            return None;
-        }
-        let guard = Guard::start(let_go).ok()?;
-        tell_guardian(&guard, &self.left).ok()?;
-        guard.group(self.group.leader()).ok()?;
-        guard.kill_at(self.policy.guard_at()).ok()?;
-        Some(guard)
     }
 
     /// Whether a stop of the command is one of the terminal's, and so stops us too.
@@ -189,10 +190,8 @@ impl Run {
             }
             Action::Kill => self.group.signal(Signal::SIGKILL),
             Action::Guard(moment) => {
-                if let Some(guard) = &self.guard {
-                    // If it is gone, that is noticed when it is reaped.
-                    let _ = guard.kill_at(moment);
-                }
+                // One that does not hear was replaced; if that failed, it is tried again with the next news.
+                let _ = self.guard.kill_at(moment);
             }
             Action::Suspend => {
                 if let Some(terminal) = &self.terminal {
@@ -236,10 +235,6 @@ async fn heard(listener: Option<&KeyListener>) -> Signal {
         Some(listener) => listener.hear().await,
         None => std::future::pending().await,
     }
-}
-
-fn tell_guardian(guard: &Guard, left: &[(Left, Option<OwnedFd>)]) -> std::io::Result<()> {
-    left.iter().try_for_each(|(left, connection)| guard.lock(left.clone(), connection.as_ref()))
 }
 
 /// What the command may know of its lock.

@@ -1,13 +1,13 @@
 //! Takes all the locks of a command, or none.
 
-use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::Job;
 use super::after::give_back;
-use super::guard::{Guard, Left};
+use super::guard::{Guard, HeldLock, Line};
 use super::leases::next_news;
 use super::policy::Lease;
 use super::signals::Signals;
@@ -22,10 +22,10 @@ pub(super) enum Taken {
     Interrupted(Signal),
 }
 
-/// A lock that is kept, and what a guardian has to know of it.
+/// A lock that is kept, and the connection it depends on.
 pub(super) struct Kept {
     pub(super) keeper: Keeper,
-    pub(super) left: (Left, Option<OwnedFd>),
+    pub(super) line: Line,
 }
 
 /// All or nothing, in one sorted order under one deadline, so that two who want the same keys never wait for
@@ -34,7 +34,7 @@ pub(super) struct Kept {
 pub(super) async fn take_all(
     job: &Job,
     backend: &Backend,
-    guard: &Guard,
+    guard: &mut Guard,
     signals: &mut Signals,
 ) -> Result<Taken, Failure> {
     let begin = clock::now();
@@ -76,16 +76,16 @@ pub(super) async fn take_all(
 }
 
 /// Before a command may start the guardian knows of the lock, and the server keeps it if the connection breaks.
-async fn keep(ask: &Ask, mut hold: Hold, guard: &Guard, grace: Duration) -> Result<Kept, (Failure, Option<Hold>)> {
-    let left = Left { key: ask.key.clone(), space: ask.kind.space(), token: hold.grant().token.clone() };
-    let lifeline = hold.lifeline();
-    if let Err(why) = guard.lock(left.clone(), lifeline.as_ref()) {
+async fn keep(ask: &Ask, mut hold: Hold, guard: &mut Guard, grace: Duration) -> Result<Kept, (Failure, Option<Hold>)> {
+    let lock = HeldLock::of(ask, hold.grant());
+    let line: Line = hold.lifeline().map(Rc::new);
+    if let Err(why) = guard.lock(lock, line.clone()) {
         return Err((Failure::internal("tell the guardian", &why), Some(hold)));
     }
     if let Err(failure) = make_resumable(&mut hold, &ask.key).await {
         return Err((failure, Some(hold)));
     }
-    Ok(Kept { keeper: Keeper::start(hold, grace), left: (left, lifeline) })
+    Ok(Kept { keeper: Keeper::start(hold, grace), line })
 }
 
 /// Returns when a lock that was taken is lost before all are.

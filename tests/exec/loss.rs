@@ -5,17 +5,18 @@
 
 use std::time::Duration;
 
+use super::guardian::guardian_of;
 use crate::house::clean::{House, Running};
 use crate::house::original::Original;
 use crate::house::{Server, lasting_port, now, wait_for};
 
 /// Writes its name again and again; ignores TERM if told to.
-fn job(name: &str, stubborn: bool) -> String {
+pub(crate) fn job(name: &str, stubborn: bool) -> String {
     let trap = if stubborn { "trap '' TERM; " } else { "" };
     format!("{trap}while :; do echo {name} >> log; sleep 0.005; done")
 }
 
-fn wait_for_line(house: &House, name: &str) {
+pub(crate) fn wait_for_line(house: &House, name: &str) {
     wait_for(&format!("a line of {name}"), || house.read("log").lines().any(|line| line == name).then_some(()));
 }
 
@@ -28,16 +29,23 @@ fn assert_never_two(house: &House, names: &[&str]) {
 }
 
 /// Whether a process of the job is left.
-fn is_running(name: &str, house: &House) -> bool {
+pub(crate) fn is_running(name: &str, house: &House) -> bool {
+    !processes_of(name, house).is_empty()
+}
+
+/// The processes of a job that write.
+pub(crate) fn processes_of(name: &str, house: &House) -> Vec<u32> {
     let marker = format!("echo {name} >> log");
     let home = house.home.path().display().to_string();
-    std::fs::read_dir("/proc").expect("proc").flatten().any(|process| {
+    let all = std::fs::read_dir("/proc").expect("proc").flatten();
+    let found = all.filter(|process| {
         let read = |file: &str| std::fs::read(process.path().join(file)).unwrap_or_default();
         let line = String::from_utf8_lossy(&read("cmdline")).into_owned();
         line.starts_with("/bin/sh")
             && line.contains(&marker)
             && String::from_utf8_lossy(&read("environ")).contains(&home)
-    })
+    });
+    found.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
 }
 
 fn start(house: &House, name: &str, stubborn: bool, more: &[&str]) -> Running {
@@ -167,15 +175,6 @@ fn whom_the_command_started_is_ended_with_it() {
     second.signal("TERM");
     second.finish();
     assert_never_two(&house, &["deep", "second"]);
-}
-
-/// The guardian beside a dflock.
-fn guardian_of(pid: u32) -> Option<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    let is_guardian = |pid: &&str| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "dflock-guardian")
-    };
-    children.split_whitespace().find(is_guardian)?.parse().ok()
 }
 
 #[test]

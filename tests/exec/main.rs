@@ -8,6 +8,7 @@ mod random;
 
 mod answers;
 mod codes;
+mod guardian;
 mod loss;
 mod manners;
 mod min_hold;

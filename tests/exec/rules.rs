@@ -65,6 +65,8 @@ fn a_killed_dflock_whose_guardian_is_frozen_frees_nothing() {
         let leader = wait_for_child(&house, "first");
         let guardians = processes(&house, Some("first")).into_iter().filter(|one| one.role == Role::Guardian);
         let guardian = guardians.map(|one| one.pid).next().expect("a guardian");
+        // A dflock that is not stopped would replace it.
+        running.signal("STOP");
         send(guardian, Signal::SIGSTOP);
         running.signal("KILL");
         wait_for("the end of the command", || (!has_life(leader.cast_unsigned())).then_some(()));

@@ -147,7 +147,7 @@ pub(crate) fn processes(house: &House, run: Option<&str>) -> Vec<Process> {
         }
         let comm = std::fs::read_to_string(entry.path().join("comm")).ok()?;
         let role = match comm.trim_end() {
-            "dflock-guardian" => Role::Guardian,
+            "guardian" => Role::Guardian,
             _ if find("DFLOCK_TOKEN=").is_some() => Role::Job,
             _ => Role::Dflock,
         };

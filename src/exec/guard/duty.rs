@@ -1,0 +1,217 @@
+//! Pure: what a guardian knows, and what it has to do next.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+/// Pauses between two attempts to end somebody who did not end at once.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// For so long after the end of the lease somebody who cannot be ended is still tried. There is nothing left then
+/// that could be kept from others.
+const PERSISTENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Duty {
+    /// There is somebody to end if need be.
+    has_command: bool,
+    /// When they must be dead.
+    kill_at: Moment,
+    /// Until when the locks are held for sure.
+    held_until: Moment,
+    /// Dflock is gone without a word.
+    is_alone: bool,
+    /// They were ended, and nobody was left.
+    is_done: bool,
+    next_attempt: Moment,
+    pause: Duration,
+}
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing before this moment, unless something is told.
+    Wait(Moment),
+    /// End everybody, and look whether anybody is left.
+    End,
+    /// Give the locks back, and leave.
+    Release,
+    /// Leave; there is nothing to give back.
+    Leave,
+}
+
+impl Duty {
+    pub(super) fn new() -> Duty {
+        Duty {
+            has_command: false,
+            kill_at: Moment::NEVER,
+            held_until: Moment::NEVER,
+            is_alone: false,
+            is_done: false,
+            next_attempt: Moment::from_nanos(0),
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    pub(super) fn command_begins(&mut self) {
+        self.has_command = true;
+        self.begin_anew();
+    }
+
+    /// By itself, with the lock held.
+    pub(super) fn command_ended(&mut self) {
+        self.has_command = false;
+    }
+
+    pub(super) fn set_kill_at(&mut self, moment: Moment) {
+        self.kill_at = moment;
+        self.begin_anew();
+    }
+
+    pub(super) fn set_held_until(&mut self, moment: Moment) {
+        self.held_until = moment;
+    }
+
+    /// Nothing more will be told.
+    pub(super) fn dflock_is_gone(&mut self) {
+        self.is_alone = true;
+        self.begin_anew();
+    }
+
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
+    fn begin_anew(&mut self) {
+        (self.is_done, self.next_attempt, self.pause) = (false, Moment::from_nanos(0), FIRST_PAUSE);
+    }
+
+    pub(super) fn step(&self, now: Moment) -> Step {
+        if self.is_alone {
+            return self.step_alone(now);
+        }
+        if !self.has_command || self.is_done {
+            // What dflock does when it wakes, it does itself.
+            return Step::Wait(Moment::NEVER);
+        }
+        let at = self.kill_at.max(self.next_attempt);
+        if now >= at { Step::End } else { Step::Wait(at) }
+    }
+
+    fn step_alone(&self, now: Moment) -> Step {
+        if !self.has_command || self.is_done {
+            Step::Release
+        } else if self.kill_at == Moment::NEVER && now >= self.held_until {
+            // The lock was lost already, and the user wants the command to run on then.
+            Step::Leave
+        } else if now >= self.next_attempt {
+            let is_over = now >= self.kill_at.min(self.held_until) + PERSISTENCE;
+            if is_over && self.pause >= LONGEST_PAUSE { Step::Leave } else { Step::End }
+        } else {
+            Step::Wait(self.next_attempt)
+        }
+    }
+
+    /// They were told to end at `now`; whether any of them is left.
+    pub(super) fn attempted(&mut self, now: Moment, is_anyone_left: bool) {
+        self.is_done = !is_anyone_left;
+        self.next_attempt = now + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> Moment {
+        Moment::from_nanos(1_000_000_000_000) + Duration::from_secs_f64(seconds)
+    }
+
+    /// A command that must be dead at second nine.
+    fn duty() -> Duty {
+        let mut duty = Duty::new();
+        duty.command_begins();
+        duty.set_kill_at(at(9.0));
+        duty.set_held_until(at(9.0));
+        duty
+    }
+
+    #[test]
+    fn a_frozen_dflock_loses_its_command_at_the_deadline_and_not_before() {
+        let mut duty = duty();
+        assert_eq!(duty.step(at(8.9)), Step::Wait(at(9.0)));
+        duty.set_kill_at(at(12.0));
+        assert_eq!(duty.step(at(9.0)), Step::Wait(at(12.0)), "the lease was renewed");
+        assert_eq!(duty.step(at(12.0)), Step::End);
+        duty.attempted(at(12.0), true);
+        assert_eq!(duty.step(at(12.0)), Step::Wait(at(12.001)));
+        assert_eq!(duty.step(at(12.1)), Step::End, "somebody was left");
+        duty.attempted(at(12.1), false);
+        assert_eq!(duty.step(at(99.0)), Step::Wait(Moment::NEVER), "what is left to do, dflock does when it wakes");
+    }
+
+    #[test]
+    fn a_killed_dflock_loses_its_command_before_its_lock() {
+        let mut duty = duty();
+        duty.dflock_is_gone();
+        assert_eq!(duty.step(at(1.0)), Step::End);
+        duty.attempted(at(1.0), true);
+        assert_eq!(duty.step(at(2.0)), Step::End);
+        duty.attempted(at(2.0), false);
+        assert_eq!(duty.step(at(2.0)), Step::Release);
+    }
+
+    #[test]
+    fn a_killed_dflock_without_a_command_leaves_its_locks_to_be_given_back() {
+        let mut duty = Duty::new();
+        assert_eq!(duty.step(at(1.0)), Step::Wait(Moment::NEVER));
+        duty.dflock_is_gone();
+        assert_eq!(duty.step(at(1.0)), Step::Release);
+        let mut over = self::duty();
+        over.command_ended();
+        assert_eq!(over.step(at(99.0)), Step::Wait(Moment::NEVER), "whom it left behind is left alone");
+        over.dflock_is_gone();
+        assert_eq!(over.step(at(99.0)), Step::Release);
+    }
+
+    #[test]
+    fn who_cannot_be_ended_is_tried_for_as_long_as_that_keeps_the_lock() {
+        let mut duty = duty();
+        duty.dflock_is_gone();
+        let (mut now, mut attempts) = (at(1.0), 0);
+        loop {
+            match duty.step(now) {
+                Step::End => {
+                    attempts += 1;
+                    duty.attempted(now, true);
+                }
+                Step::Wait(until) => now = until,
+                Step::Leave => break,
+                Step::Release => panic!("somebody lives"),
+            }
+        }
+        assert!(now >= at(69.0) && now < at(70.0), "{now:?}");
+        assert!((600..1000).contains(&attempts), "{attempts}");
+        // Woken from a long sleep it does its work first.
+        let mut late = self::duty();
+        late.dflock_is_gone();
+        assert_eq!(late.step(at(9999.0)), Step::End);
+    }
+
+    #[test]
+    fn a_loss_that_is_only_told_ends_nobody() {
+        let warned = |dies_at| {
+            let mut duty = duty();
+            duty.set_kill_at(Moment::NEVER);
+            assert_eq!(duty.step(at(99.0)), Step::Wait(Moment::NEVER), "frozen");
+            duty.dflock_is_gone();
+            duty.step(dies_at)
+        };
+        // Killed while the lock is held, its command goes with it; afterwards it is the user's affair.
+        assert_eq!(warned(at(8.0)), Step::End);
+        assert_eq!(warned(at(9.0)), Step::Leave);
+        assert_eq!(warned(at(99.0)), Step::Leave);
+    }
+}

@@ -1,0 +1,130 @@
+//! What a guardian is told, and how it gets there.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+use super::HeldLock;
+use crate::sys;
+
+/// The longest message: a key, a token, and some words around them.
+const MAX_MESSAGE: usize = 4096;
+
+/// More than how to reach servers ever takes.
+const MAX_INTRODUCTION: usize = 64 * 1024;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// A lock to let go of when the command is gone; its connection comes along.
+    Lock(HeldLock),
+    /// Another process keeps this one from now on.
+    HandedOver(HeldLock),
+    /// The group to end if need be.
+    Group(i32),
+    /// When it must be dead.
+    KillAt(u64),
+    /// Until when the locks are held for sure.
+    HeldUntil(u64),
+    /// The command has ended by itself: whom it leaves behind is left alone.
+    Ended,
+    /// All is well; the guardian is not needed any more.
+    Farewell,
+}
+
+/// How a command's process says its number by itself, before it becomes the command: around the digits.
+pub(super) const GROUP_BEFORE: &[u8] = b"{\"Group\":";
+pub(super) const GROUP_AFTER: &[u8] = b"}";
+
+/// Both ends. Messages keep their bounds, and the end of one side is seen by the other.
+pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+}
+
+/// Sends without waiting: a guardian that is stopped must not stop us.
+pub(super) fn send(socket: &OwnedFd, message: &Message, connection: Option<&OwnedFd>) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    let descriptors: Vec<RawFd> = connection.iter().map(|connection| connection.as_raw_fd()).collect();
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let control: &[ControlMessage<'_>] = if descriptors.is_empty() { &[] } else { &rights };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&bytes)], control, flags, None)?;
+    Ok(())
+}
+
+/// The next message that is there already; `None` if there is none. An error is the other side's end.
+pub(super) fn receive(socket: &OwnedFd) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+    let mut bytes = [0; MAX_MESSAGE];
+    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let (length, descriptors) = {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+        let message = match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            message => message?,
+        };
+        let mut descriptors = Vec::new();
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(received) = control {
+                descriptors.extend(received.into_iter().map(sys::own));
+            }
+        }
+        (message.bytes, descriptors)
+    };
+    if length == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Some((serde_json::from_slice(&bytes[..length])?, descriptors)))
+}
+
+/// The first thing that is sent to a guardian which is a program of its own.
+pub(super) fn introduce(socket: &OwnedFd, text: &[u8]) -> io::Result<()> {
+    if text.len() > MAX_INTRODUCTION {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    nix::sys::socket::send(socket.as_raw_fd(), text, flags)?;
+    Ok(())
+}
+
+/// It was sent before the program began, so that it is there.
+pub(super) fn introduction(socket: &OwnedFd) -> io::Result<Vec<u8>> {
+    let mut text = vec![0; MAX_INTRODUCTION];
+    let length = nix::sys::socket::recv(socket.as_raw_fd(), &mut text, MsgFlags::MSG_DONTWAIT)?;
+    text.truncate(length);
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_reads_as_the_message_it_stands_for() {
+        let text = [GROUP_BEFORE, b"4711", GROUP_AFTER].concat();
+        assert!(matches!(serde_json::from_slice(&text), Ok(Message::Group(4711))));
+        assert_eq!(serde_json::to_vec(&Message::Group(4711)).unwrap(), text);
+    }
+
+    #[test]
+    fn nobody_waits_for_one_that_does_not_hear() {
+        let (ours, theirs) = pair().unwrap();
+        let mut sent = 0;
+        while send(&ours, &Message::KillAt(sent), None).is_ok() {
+            sent += 1;
+            assert!(sent < 100_000, "all of it is stored");
+        }
+        for number in 0..sent {
+            let (message, _) = receive(&theirs).unwrap().unwrap();
+            assert!(matches!(message, Message::KillAt(at) if at == number));
+        }
+        assert!(receive(&theirs).unwrap().is_none());
+        drop(ours);
+        assert!(receive(&theirs).is_err());
+    }
+}
