@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// A failure as the user meets it: what was tried, on what, and what to do next.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: Kind,
     pub message: String,

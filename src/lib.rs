@@ -17,7 +17,7 @@
 //! | `output` | every byte that reaches stdout or stderr |
 //! | `exec` | a child process under a lease: guardian, policy, group, terminal |
 //! | `holder` | a background process that keeps a lock between two commands |
-//! | `lease` | when to renew, when to stop believing, and the keeper that does it |
+//! | `lease` | when to renew and when to stop believing; what to do about whatever comes; the loop that does it |
 //! | `backend` | where locks are kept: the promise that every lock service makes |
 //! | `client` | the native protocol: one connection, shards, clusters, retry |
 //! | `server` | the lock server: connections, and the table that decides |
@@ -29,7 +29,7 @@
 //!
 //! 1. Only `main` leaves the process; only `output` prints; only `exec::group` and `exec::guard` signal a
 //!    command; only `lease::keeper` renews; only `net::tls` reads keys; only `sys` is unsafe.
-//! 2. `wire`, `lock`, `lease::plan`, `exec::policy`, `client::retry`, `server::table`, what a journal says
+//! 2. `wire`, `lock`, `lease::{plan, keeping}`, `exec::policy`, `client::retry`, `server::table`, what a journal says
 //!    (`server::journal`, but for its files) and where etcd's keys are (`backend::etcd::layout`) touch no
 //!    clock, socket, file, environment or randomness. What they need is an argument.
 //! 3. Nothing waits without a deadline; nothing from outside is stored without a limit.

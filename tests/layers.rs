@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "src/server/journal/record.rs",
     "src/server/journal/replay.rs",
     "src/lease/plan.rs",
+    "src/lease/keeping.rs",
     "src/client/retry.rs",
     "src/exec/policy.rs",
 ];

@@ -77,11 +77,23 @@ pub enum Joined {
     Queued(Place),
 }
 
+/// What the server's last answer says of a lock that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// When the request left that was answered: the server counts the lease from later.
+    pub asked: Moment,
+    pub lease: Duration,
+    /// For how long the lock is kept for us if the server does not hear of us, where that may be less than the
+    /// lease.
+    pub unheard_limit: Option<Duration>,
+    /// Whether the lock outlives a broken connection for long enough to come back to it.
+    pub outlives_connection: bool,
+}
+
 /// What came of an attempt to renew.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// The lease runs from when this request left.
-    Renewed { asked: Moment },
+    Renewed(Terms),
     /// The server says that we do not hold it.
     Gone,
     /// No answer; we may still hold it. The text says why.
@@ -209,13 +221,10 @@ impl Hold {
         }
     }
 
-    /// For how long the lock is kept for us if the server does not hear of us, where that may be less than the
-    /// lease.
-    pub fn unheard_limit(&self) -> Option<Duration> {
+    pub fn terms(&self) -> Terms {
         match self {
-            Hold::Dflockd(hold) => hold.unheard_limit(),
-            // A lease there depends on its renewals alone.
-            Hold::Etcd(_) => None,
+            Hold::Dflockd(hold) => hold.terms(),
+            Hold::Etcd(hold) => hold.terms(),
         }
     }
 
@@ -224,11 +233,12 @@ impl Hold {
         match self {
             Hold::Dflockd(hold) => hold.make_resumable(until).await,
             // It is kept without one.
-            Hold::Etcd(hold) => Renewal::Renewed { asked: hold.grant().asked },
+            Hold::Etcd(hold) => Renewal::Renewed(hold.terms()),
         }
     }
 
-    /// Sets the lease to run from now, for `lease`, or for less if the server says so: see [`Hold::grant`].
+    /// Sets the lease to run from now, for `lease`, or for less if the server says so. If this is dropped before it is
+    /// done, the way to the server is broken.
     pub async fn renew(&mut self, lease: Duration, until: Moment) -> Renewal {
         match self {
             Hold::Dflockd(hold) => hold.renew(lease, until).await,
@@ -249,14 +259,6 @@ impl Hold {
         match self {
             Hold::Dflockd(hold) => hold.broken().await,
             Hold::Etcd(hold) => hold.broken().await,
-        }
-    }
-
-    /// Whether the lock outlives a broken connection for long enough to come back to it.
-    pub fn outlives_connection(&self) -> bool {
-        match self {
-            Hold::Dflockd(hold) => hold.outlives_connection(),
-            Hold::Etcd(_) => true,
         }
     }
 

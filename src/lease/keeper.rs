@@ -1,44 +1,43 @@
-//! The only place that renews. Tells its owner what became of the lease.
+//! The only place that renews: a loop that carries out what [`Keeping`] says, and tells the owner of a lock what
+//! became of its lease.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::plan::{Plan, Step};
+use super::keeping::{Action, Event, Keeping, Order, Outcome, Work, released};
+pub use super::keeping::{LeaseNews, RELEASE_WITHIN};
 use super::timer::BoottimeTimer;
-use crate::backend::{Hold, Renewal};
+use crate::backend::{Hold, Renewal, Terms};
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
 use crate::lock::{Grant, Key};
 
-/// How long one renewal may take where another way to the server can be tried after it.
-const ATTEMPT: Duration = Duration::from_secs(2);
-
 /// How long the server may take to agree on keeping a lock when the connection breaks.
 const AGREE_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long a release may take.
-pub const RELEASE_WITHIN: Duration = Duration::from_secs(2);
+/// A lock that was taken, as a backend has it.
+pub trait KeptLock {
+    fn terms(&self) -> Terms;
+    fn broken(&mut self) -> impl Future<Output = String>;
+    fn renew(&mut self, lease: Duration, until: Moment) -> impl Future<Output = Renewal>;
+    fn restore(&mut self, lease: Duration, until: Moment) -> impl Future<Output = Renewal>;
+    fn give_back(&mut self, until: Moment) -> impl Future<Output = Result<(), Failure>>;
+}
 
-/// The same, where it is only a kindness to those who wait.
-const AFTER_LOSS_WITHIN: Duration = Duration::from_millis(500);
-
-/// The lease, as far as it can be proved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LeaseNews {
-    /// A child must be told to end at `term_at` and be dead by `dead_at`, unless better news come.
-    Held { term_at: Moment, dead_at: Moment, lease: Duration },
-    /// Renewing fails; it is still ours until `term_at`.
-    InDanger { term_at: Moment, dead_at: Moment, why: String },
-    /// The server gave it away, or may do so once `dead_at` is over.
-    Lost { proved: bool, dead_at: Moment, why: String },
+/// The clock that leases are counted on.
+pub trait LeaseClock {
+    fn now(&self) -> Moment;
+    /// Returns at `moment` or soon after it, whatever the machine did in between.
+    fn wait_until(&mut self, moment: Moment) -> impl Future<Output = ()>;
 }
 
 /// Before anybody relies on a lock: the next hiccup of the network must not end it, where the server can see to
-/// that.
+/// that. One for which that fails is to be given back.
 pub async fn make_resumable(hold: &mut Hold, key: &Key) -> Result<(), Failure> {
     let why = match hold.make_resumable(clock::now() + AGREE_WITHIN).await {
-        Renewal::Renewed { .. } => return Ok(()),
+        Renewal::Renewed(_) => return Ok(()),
         Renewal::Gone => "the server gave it away".to_owned(),
         Renewal::Unknown(why) => why,
     };
@@ -46,314 +45,340 @@ pub async fn make_resumable(hold: &mut Hold, key: &Key) -> Result<(), Failure> {
     Err(failure.hint("the server went away just now: try again"))
 }
 
-enum Order {
-    Renew {
-        lease: Option<Duration>,
-        answer: oneshot::Sender<Result<Duration, Failure>>,
-    },
-    Release {
-        answer: oneshot::Sender<Result<(), Failure>>,
-    },
-    /// Somebody else keeps the lock now.
-    Leave,
-}
+type Reply = oneshot::Sender<Outcome>;
 
-/// The owner's end of a lock that is being kept. Dropping it closes the connection.
+/// The owner's end of a lock that is being kept. Dropping it gives the lock back, but nobody hears how that went.
 pub struct Keeper {
     pub news: watch::Receiver<LeaseNews>,
     /// What it was at the start.
     pub grant: Grant,
     /// Whether another process can take the lock over with its token.
     pub can_move: bool,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<(Order, Reply)>,
 }
 
 impl Keeper {
     /// Keeps `hold` from now on; `grace` is how long before the end of the lease news of its loss are needed.
     pub fn start(hold: Hold, grace: Duration) -> Keeper {
         let grant = hold.grant().clone();
-        let can_move = hold.outlives_connection();
-        let plan = Plan::new(grant.asked, grant.lease, grace, hold.unheard_limit());
-        let held = LeaseNews::Held { term_at: plan.term_at(), dead_at: plan.dead_at(), lease: plan.lease() };
-        let (tell, news) = watch::channel(held);
+        let (keeper, keeping) = Keeper::of(hold, grant, grace, BoottimeTimer::new());
+        tokio::spawn(keeping);
+        keeper
+    }
+
+    /// The same for any lock and clock: what keeps it is to be run.
+    pub fn of<L: KeptLock, C: LeaseClock>(
+        lock: L,
+        grant: Grant,
+        grace: Duration,
+        clock: C,
+    ) -> (Keeper, impl Future<Output = ()> + use<L, C>) {
+        let terms = lock.terms();
+        let keeping = Keeping::new(terms, grace);
+        let (tell, news) = watch::channel(keeping.held());
         let (orders, inbox) = mpsc::channel(4);
-        let wish = grant.lease;
-        tokio::spawn(Keeping { hold, plan, wish, tell, inbox, delayed: None, timer: BoottimeTimer::new() }.run());
-        Keeper { news, grant, can_move, orders }
+        let keeper = Keeper { news, grant, can_move: terms.outlives_connection, orders };
+        (keeper, keep(lock, keeping, clock, Teller { tell, is_done: false }, inbox))
     }
 
     /// Renews now, for `lease` or as long as before; says how long the lease is then.
-    pub fn renew(&self, lease: Option<Duration>) -> impl Future<Output = Result<Duration, Failure>> + use<> {
+    pub fn renew(&self, lease: Option<Duration>) -> impl Future<Output = Outcome> + use<> {
         let (orders, news) = (self.orders.clone(), self.news.clone());
-        async move {
-            let (answer, result) = oneshot::channel();
-            let sent = orders.send(Order::Renew { lease, answer }).await;
-            if sent.is_err() { Err(lost(&news)) } else { result.await.unwrap_or_else(|_| Err(lost(&news))) }
-        }
+        async move { order(&orders, &news, Order::Renew { lease }).await }
     }
 
     /// Ends without giving the lock back: another process has taken it over.
     pub async fn leave(self) {
         // It may have ended by itself, which is as good.
-        let _ = self.orders.send(Order::Leave).await;
+        let _ = order(&self.orders, &self.news, Order::Leave).await;
     }
 
     /// Gives the lock back.
     pub async fn release(self) -> Result<(), Failure> {
-        let (answer, result) = oneshot::channel();
-        let sent = self.orders.send(Order::Release { answer }).await;
-        if sent.is_err() {
-            return Err(lost(&self.news));
-        }
-        match tokio::time::timeout(RELEASE_WITHIN * 2, result).await {
-            Ok(result) => result.unwrap_or_else(|_| Err(lost(&self.news))),
-            Err(_) => Err(Failure::new(Kind::Unreachable, "the server does not answer")),
-        }
+        order(&self.orders, &self.news, Order::Release).await.map(drop)
     }
 }
 
-/// The failure that says what the last news was.
-fn lost(news: &watch::Receiver<LeaseNews>) -> Failure {
-    match &*news.borrow() {
+/// What becomes of an order. It is answered by a deadline: `Keeping` sees to that.
+async fn order(orders: &mpsc::Sender<(Order, Reply)>, news: &watch::Receiver<LeaseNews>, order: Order) -> Outcome {
+    let gone = || match &*news.borrow() {
         LeaseNews::Lost { why, .. } => Failure::new(Kind::Lost, format!("the lock was lost: {why}")),
-        LeaseNews::Held { .. } | LeaseNews::InDanger { .. } => {
-            Failure::new(Kind::Internal, "the keeper of the lock is gone")
+        LeaseNews::Held { .. } | LeaseNews::InDanger { .. } => released(),
+    };
+    let (reply, outcome) = oneshot::channel();
+    if orders.send((order, reply)).await.is_err() {
+        return Err(gone());
+    }
+    outcome.await.unwrap_or_else(|_| Err(gone()))
+}
+
+async fn keep<L: KeptLock, C: LeaseClock>(
+    mut lock: L,
+    mut keeping: Keeping<Reply>,
+    mut clock: C,
+    mut teller: Teller,
+    mut inbox: mpsc::Receiver<(Order, Reply)>,
+) {
+    let mut has_owner = true;
+    let mut work = Work::Listen;
+    loop {
+        let mut working = pin!(carry_out(&mut lock, work));
+        let mut is_working = true;
+        let mut next = None;
+        while next.is_none() {
+            let event = tokio::select! {
+                biased;
+                () = clock.wait_until(keeping.wake_at()) => Event::Due,
+                order = inbox.recv(), if has_owner => match order {
+                    Some((order, reply)) => Event::Ordered(order, reply),
+                    None => {
+                        has_owner = false;
+                        Event::OwnerGone
+                    }
+                },
+                event = &mut working, if is_working => {
+                    is_working = false;
+                    event
+                }
+            };
+            for action in keeping.next(clock.now(), event) {
+                match action {
+                    Action::Do(work) => next = Some(work),
+                    Action::Publish(news) => drop(teller.tell.send_replace(news)),
+                    // Nobody may wait for it any more.
+                    Action::Answer(reply, outcome) => drop(reply.send(outcome)),
+                    Action::End => {
+                        teller.is_done = true;
+                        return;
+                    }
+                }
+            }
         }
+        work = next.unwrap_or(Work::Rest);
     }
 }
 
-struct Keeping {
-    hold: Hold,
-    plan: Plan,
-    /// What is asked for each time. A server that gives less once may give it all the next time.
-    wish: Duration,
+async fn carry_out<L: KeptLock>(lock: &mut L, work: Work) -> Event<Reply> {
+    match work {
+        Work::Listen => Event::Broken(lock.broken().await),
+        Work::Renew { lease, until } => Event::Answered(lock.renew(lease, until).await),
+        Work::Restore { lease, until } => Event::Answered(lock.restore(lease, until).await),
+        Work::GiveBack { until } => Event::GaveBack(lock.give_back(until).await),
+        Work::Rest => std::future::pending().await,
+    }
+}
+
+/// Tells the owner. If keeping ends in any other way than it should, by a panic, nobody renews any more: then the
+/// lock counts as lost, and whoever waits for news hears of it.
+struct Teller {
     tell: watch::Sender<LeaseNews>,
-    inbox: mpsc::Receiver<Order>,
-    /// An order that came while something else was under way.
-    delayed: Option<Order>,
-    timer: BoottimeTimer,
+    is_done: bool,
 }
 
-/// How keeping ends.
-enum End {
-    Lost { proved: bool, why: String },
-    Released,
-}
-
-impl Keeping {
-    async fn run(mut self) {
-        if let End::Lost { proved, why } = self.keep().await {
-            self.tell.send_replace(LeaseNews::Lost { proved, dead_at: self.plan.dead_at(), why });
-        } else {
-            return;
-        }
-        // Never again in this run. Whoever asks hears of the loss.
-        loop {
-            let order = match self.delayed.take() {
-                Some(order) => order,
-                None => match self.inbox.recv().await {
-                    Some(order) => order,
-                    None => return,
-                },
-            };
-            let (proved, why) = match &*self.tell.borrow() {
-                LeaseNews::Lost { proved, why, .. } => (*proved, why.clone()),
-                LeaseNews::Held { .. } | LeaseNews::InDanger { .. } => (true, String::new()),
-            };
-            let lost = Failure::new(Kind::Lost, format!("the lock was lost: {why}"));
-            // Nobody may wait for the answer any more.
-            let _ = match order {
-                Order::Leave => Ok(()),
-                Order::Renew { answer, .. } => answer.send(Err(lost)).map_err(drop),
-                Order::Release { answer } => {
-                    if !proved {
-                        // The server may still keep it for us, to nobody's use.
-                        let _ = self.hold.give_back(clock::now() + AFTER_LOSS_WITHIN).await;
-                    }
-                    answer.send(Err(lost)).map_err(drop)
-                }
-            };
-        }
-    }
-
-    async fn keep(&mut self) -> End {
-        if !self.hold.outlives_connection() {
-            let agreed = self.hold.make_resumable(self.attempt_until()).await;
-            if let Err(end) = self.note(agreed).await {
-                return end;
-            }
-        }
-        loop {
-            // The deadline first, before sockets: this may be the waking from any pause.
-            match self.plan.step(clock::now()) {
-                Step::GiveUp => return self.given_up(),
-                Step::RenewNow => {
-                    let renewed = self.renew_attentively(self.wish).await;
-                    if let Err(end) = self.note(renewed).await {
-                        return end;
-                    }
-                }
-                Step::RenewAt(_) if self.delayed.is_some() => {
-                    let delayed = self.delayed.take();
-                    if let Some(end) = self.obey(delayed).await {
-                        return end;
-                    }
-                }
-                Step::RenewAt(moment) => {
-                    let order = tokio::select! {
-                        biased;
-                        () = self.timer.wait_until(moment) => None,
-                        order = self.inbox.recv() => Some(order),
-                        why = self.hold.broken() => {
-                            if let Err(end) = self.note(Renewal::Unknown(why)).await {
-                                return end;
-                            }
-                            None
-                        }
-                    };
-                    if let Some(order) = order
-                        && let Some(end) = self.obey(order).await
-                    {
-                        return end;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Carries out an order; `None` is an owner that is gone without a word.
-    async fn obey(&mut self, order: Option<Order>) -> Option<End> {
-        match order {
-            None => {
-                let _ = self.hold.give_back(clock::now() + RELEASE_WITHIN).await;
-                Some(End::Released)
-            }
-            Some(Order::Renew { lease, answer }) => self.renew_for(lease, answer).await,
-            Some(Order::Release { answer }) => Some(self.release(answer).await),
-            Some(Order::Leave) => Some(End::Released),
-        }
-    }
-
-    /// Renews, but lets go at once if that is wanted meanwhile: a frozen server must not hold anybody up.
-    async fn renew_attentively(&mut self, lease: Duration) -> Renewal {
-        let until = self.attempt_until();
-        let Keeping { hold, inbox, delayed, .. } = self;
-        let mut renewing = std::pin::pin!(hold.renew(lease, until));
-        loop {
-            tokio::select! {
-                biased;
-                renewed = &mut renewing => return renewed,
-                order = inbox.recv(), if delayed.is_none() => match order {
-                    Some(Order::Renew { .. }) => *delayed = order,
-                    Some(Order::Release { .. } | Order::Leave) => {
-                        *delayed = order;
-                        return Renewal::Unknown("it is let go of".to_owned());
-                    }
-                    None => return Renewal::Unknown("its owner is gone".to_owned()),
-                },
-            }
-        }
-    }
-
-    /// Where another way to the server can be tried, an attempt is short; otherwise its answer is all there is.
-    fn attempt_until(&self) -> Moment {
-        let term_at = self.plan.term_at();
-        if self.hold.outlives_connection() { term_at.min(clock::now() + ATTEMPT) } else { term_at }
-    }
-
-    /// Takes what came of an attempt into the plan. Without a connection the lock is taken over on another
-    /// one, if the server keeps it for that; otherwise it is lost.
-    async fn note(&mut self, mut renewal: Renewal) -> Result<(), End> {
-        if let Renewal::Unknown(why) = renewal {
-            if clock::now() >= self.plan.term_at() {
-                return Err(self.given_up());
-            }
-            if !self.hold.outlives_connection() {
-                return Err(End::Lost { proved: true, why });
-            }
-            self.plan.failed(clock::now());
-            let (term_at, dead_at) = (self.plan.term_at(), self.plan.dead_at());
-            self.tell.send_replace(LeaseNews::InDanger { term_at, dead_at, why });
-            if matches!(self.delayed, Some(Order::Leave)) {
-                return Err(End::Released);
-            }
-            // A release does not wait for a server that may never come back.
-            if matches!(self.delayed, Some(Order::Release { .. })) || self.inbox.is_closed() {
-                let _ = tokio::time::timeout(RELEASE_WITHIN / 2, self.hold.restore(self.wish, term_at)).await;
-                return Err(match self.delayed.take() {
-                    Some(Order::Release { answer }) => self.release(answer).await,
-                    _ => {
-                        let _ = self.hold.give_back(clock::now() + RELEASE_WITHIN).await;
-                        End::Released
-                    }
-                });
-            }
-            let Keeping { hold, wish, inbox, delayed, timer, .. } = self;
-            let restored = tokio::select! {
-                biased;
-                () = timer.wait_until(term_at) => return Err(self.given_up()),
-                restored = hold.restore(*wish, term_at) => Ok(restored),
-                order = inbox.recv(), if delayed.is_none() => Err(order),
-            };
-            renewal = match restored {
-                Ok(restored) => restored,
-                Err(order) => {
-                    if let Some(Order::Renew { answer, .. }) = order {
-                        let failure = Failure::new(Kind::Unreachable, "the server cannot be reached at the moment");
-                        // Nobody may wait for the answer any more.
-                        let _ = answer.send(Err(failure.hint("the lock is still held; dflock goes on trying")));
-                    } else {
-                        self.delayed = order;
-                    }
-                    return Box::pin(self.note(Renewal::Unknown("the server cannot be reached".to_owned()))).await;
-                }
-            };
-        }
-        match renewal {
-            Renewal::Renewed { asked } => {
-                let lease = self.hold.grant().lease;
-                self.plan.set_unheard_limit(self.hold.unheard_limit());
-                self.plan.renewed(asked, lease, asked.as_nanos() / 1000);
-                let (term_at, dead_at) = (self.plan.term_at(), self.plan.dead_at());
-                self.tell.send_replace(LeaseNews::Held { term_at, dead_at, lease });
-                Ok(())
-            }
-            Renewal::Gone => {
-                Err(End::Lost { proved: true, why: "the server says that its lease has ended".to_owned() })
-            }
-            Renewal::Unknown(_) => Err(self.given_up()),
-        }
-    }
-
-    async fn renew_for(
-        &mut self,
-        lease: Option<Duration>,
-        answer: oneshot::Sender<Result<Duration, Failure>>,
-    ) -> Option<End> {
-        let lease = lease.unwrap_or(self.wish);
-        let renewed = self.renew_attentively(lease).await;
-        if matches!(renewed, Renewal::Renewed { .. }) {
-            self.wish = lease;
-        }
-        let noted = self.note(renewed).await;
-        let result = match &noted {
-            Ok(()) => Ok(self.plan.lease()),
-            Err(End::Lost { why, .. }) => Err(Failure::new(Kind::Lost, format!("the lock was lost: {why}"))),
-            Err(End::Released) => Err(Failure::new(Kind::Lost, "the lock was released")),
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let dead_at = match &*self.tell.borrow() {
+            _ if self.is_done => return,
+            LeaseNews::Lost { .. } => return,
+            LeaseNews::Held { dead_at, .. } | LeaseNews::InDanger { dead_at, .. } => *dead_at,
         };
-        // Nobody may wait for the answer any more.
-        let _ = answer.send(result);
-        noted.err()
+        let why = "what keeps it has failed inside dflock".to_owned();
+        self.tell.send_replace(LeaseNews::Lost { proved: false, dead_at, why });
+    }
+}
+
+impl KeptLock for Hold {
+    fn terms(&self) -> Terms {
+        Hold::terms(self)
     }
 
-    async fn release(&mut self, answer: oneshot::Sender<Result<(), Failure>>) -> End {
-        let released = self.hold.give_back(clock::now() + RELEASE_WITHIN).await;
-        // Nobody may wait for the answer any more.
-        let _ = answer.send(released);
-        End::Released
+    async fn broken(&mut self) -> String {
+        Hold::broken(self).await
     }
 
-    fn given_up(&self) -> End {
-        End::Lost { proved: false, why: "it could not be renewed in time".to_owned() }
+    async fn renew(&mut self, lease: Duration, until: Moment) -> Renewal {
+        Hold::renew(self, lease, until).await
+    }
+
+    async fn restore(&mut self, lease: Duration, until: Moment) -> Renewal {
+        Hold::restore(self, lease, until).await
+    }
+
+    async fn give_back(&mut self, until: Moment) -> Result<(), Failure> {
+        Hold::give_back(self, until).await
+    }
+}
+
+impl LeaseClock for BoottimeTimer {
+    fn now(&self) -> Moment {
+        clock::now()
+    }
+
+    async fn wait_until(&mut self, moment: Moment) {
+        BoottimeTimer::wait_until(self, moment).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::lock::Token;
+
+    const T0: Moment = Moment::from_nanos(1_000_000_000_000);
+
+    /// What a lock does about each thing that is wanted of it. Everything is written down.
+    struct Scripted {
+        heard: Arc<Mutex<Vec<String>>>,
+        renewals: mpsc::UnboundedReceiver<Renewal>,
+        /// Instead of an answer.
+        panics: bool,
+    }
+
+    impl Scripted {
+        fn hear(&self, what: &str) {
+            self.heard.lock().unwrap().push(what.to_owned());
+        }
+    }
+
+    fn terms(asked: Moment) -> Terms {
+        let lease = Duration::from_secs(30);
+        Terms { asked, lease, unheard_limit: None, outlives_connection: false }
+    }
+
+    impl KeptLock for Scripted {
+        fn terms(&self) -> Terms {
+            terms(T0)
+        }
+
+        async fn broken(&mut self) -> String {
+            std::future::pending().await
+        }
+
+        async fn renew(&mut self, lease: Duration, _until: Moment) -> Renewal {
+            self.hear(&format!("renew {}", lease.as_secs()));
+            assert!(!self.panics, "a planted panic");
+            match self.renewals.recv().await {
+                Some(renewal) => renewal,
+                None => std::future::pending().await,
+            }
+        }
+
+        async fn restore(&mut self, _lease: Duration, _until: Moment) -> Renewal {
+            self.hear("restore");
+            std::future::pending().await
+        }
+
+        async fn give_back(&mut self, _until: Moment) -> Result<(), Failure> {
+            self.hear("give back");
+            Ok(())
+        }
+    }
+
+    /// Shows what it was wound to.
+    #[derive(Clone)]
+    struct Wound(watch::Receiver<Moment>);
+
+    impl LeaseClock for Wound {
+        fn now(&self) -> Moment {
+            *self.0.borrow()
+        }
+
+        async fn wait_until(&mut self, moment: Moment) {
+            if self.0.wait_for(|now| *now >= moment).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    struct Desk {
+        keeper: Keeper,
+        heard: Arc<Mutex<Vec<String>>>,
+        answer: mpsc::UnboundedSender<Renewal>,
+        wind: watch::Sender<Moment>,
+    }
+
+    /// Keeps a lock on the runtime of the test.
+    fn start(panics: bool) -> Desk {
+        let (answer, renewals) = mpsc::unbounded_channel();
+        let heard = Arc::<Mutex<Vec<String>>>::default();
+        let (wind, shown) = watch::channel(T0);
+        let lock = Scripted { heard: heard.clone(), renewals, panics };
+        let token = Token::new("0123").unwrap();
+        let grant = Grant { token, fence: None, lease: Duration::from_secs(30), asked: T0, server: "x".to_owned() };
+        let (keeper, keeping) = Keeper::of(lock, grant, Duration::ZERO, Wound(shown));
+        tokio::spawn(keeping);
+        Desk { keeper, heard, answer, wind }
+    }
+
+    impl Desk {
+        /// Waits until all that was started has been done, as far as it can be.
+        async fn settle(&self) {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        }
+
+        fn heard(&self) -> Vec<String> {
+            self.heard.lock().unwrap().clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn renews_when_it_is_due_and_tells() {
+        let mut desk = start(false);
+        desk.settle().await;
+        assert!(desk.heard().is_empty());
+        let later = T0 + Duration::from_secs(10);
+        desk.wind.send_replace(later);
+        desk.answer.send(Renewal::Renewed(terms(later))).unwrap();
+        desk.keeper.news.changed().await.unwrap();
+        let dead_at = later + Duration::from_secs(27);
+        assert!(matches!(&*desk.keeper.news.borrow(), LeaseNews::Held { dead_at: told, .. } if *told == dead_at));
+        assert_eq!(desk.heard(), ["renew 30"]);
+    }
+
+    /// A frozen server, a script that asks whether the lock is still its own, and then gives it back.
+    #[tokio::test]
+    async fn a_release_is_heard_behind_a_renewal_that_nobody_answers() {
+        let desk = start(false);
+        let renewing = tokio::spawn(desk.keeper.renew(None));
+        let more = tokio::spawn(desk.keeper.renew(Some(Duration::from_secs(60))));
+        desk.settle().await;
+        let releasing = tokio::spawn(desk.keeper.release());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        desk.wind.send_replace(T0 + Duration::from_secs(1));
+        assert!(releasing.await.unwrap().is_ok());
+        assert!(renewing.await.unwrap().is_err() && more.await.unwrap().is_err());
+        assert_eq!(*desk.heard.lock().unwrap(), ["renew 30", "give back"]);
+    }
+
+    #[tokio::test]
+    async fn an_owner_that_drops_its_end_gives_the_lock_back() {
+        let Desk { keeper, heard, wind, answer } = start(false);
+        let renewing = keeper.renew(None);
+        drop(keeper);
+        drop(renewing);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*heard.lock().unwrap(), ["give back"]);
+        drop((wind, answer));
+    }
+
+    /// Nobody would renew any more, and whoever waits for news must not wait for ever, nor be woken for ever.
+    #[tokio::test]
+    async fn a_panic_while_keeping_is_a_loss() {
+        let mut desk = start(true);
+        let outcome = desk.keeper.renew(None).await;
+        assert!(outcome.is_err_and(|failure| failure.kind == Kind::Lost));
+        desk.keeper.news.changed().await.unwrap();
+        let dead_at = T0 + Duration::from_secs(27);
+        let news = desk.keeper.news.borrow_and_update().clone();
+        assert!(matches!(news, LeaseNews::Lost { proved: false, dead_at: told, .. } if told == dead_at), "{news:?}");
+        assert!(desk.keeper.release().await.is_err());
     }
 }

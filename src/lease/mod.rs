@@ -1,6 +1,7 @@
 //! Keeping a lock once it is granted.
 
 pub mod keeper;
+pub mod keeping;
 pub mod plan;
 pub mod timer;
 

@@ -71,6 +71,10 @@ impl Plan {
         self.renew_at = now + pause;
     }
 
+    pub fn renew_at(&self) -> Moment {
+        self.renew_at
+    }
+
     pub fn lease(&self) -> Duration {
         self.lease
     }

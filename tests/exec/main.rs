@@ -9,6 +9,7 @@ mod random;
 mod answers;
 mod codes;
 mod guardian;
+mod kept;
 mod loss;
 mod manners;
 mod min_hold;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::site::{Site, in_words};
 use super::whole_seconds;
-use crate::backend::Renewal;
+use crate::backend::{Renewal, Terms};
 use crate::client::cluster::{Answered, Patience};
 use crate::client::connection::{Connection, No, Said};
 use crate::client::retry::Backoff;
@@ -13,7 +13,6 @@ use crate::client::{Access, Trouble};
 use crate::clock::{self, Moment};
 use crate::error::Failure;
 use crate::lock::{Grant, Token};
-use crate::net::Address;
 use crate::wire::Request;
 use crate::wire::answer::Expect;
 
@@ -28,9 +27,14 @@ const AGREE_MOST: Duration = Duration::from_secs(10);
 /// A grant that took longer than this, or a tenth of its lease, is confirmed before it is believed.
 const FRESH: Duration = Duration::from_millis(500);
 
+const NO_CONNECTION: &str = "no connection";
+
 pub struct Hold {
     pub(super) site: Site,
     pub(super) connection: Option<Connection>,
+    /// Nothing is asked on the connection that was not answered: whatever came now would answer something else.
+    /// One that is out of step is of no use but to keep a lock that the server ties to it.
+    pub(super) is_in_step: bool,
     pub(super) grant: Grant,
     /// How long the server keeps the lock without a connection.
     pub(super) resume: Duration,
@@ -52,12 +56,12 @@ impl Hold {
         let server = connection.address.to_string();
         let address = connection.address.clone();
         let grant = Grant { token, fence, lease, asked, server };
-        let mut hold = Hold { site, connection: Some(connection), grant, resume: Duration::ZERO };
+        let mut hold = Hold { site, connection: Some(connection), is_in_step: true, grant, resume: Duration::ZERO };
         let took = clock::now().since(asked);
         if took > FRESH.min(lease / 10) {
             let until = clock::now() + hold.site.access.connect_timeout;
             match hold.renew(lease, until).await {
-                Renewal::Renewed { .. } => {}
+                Renewal::Renewed(_) => {}
                 Renewal::Gone => return Err(hold.site.lost("confirm", &address)),
                 Renewal::Unknown(why) => {
                     return Err(hold.site.trouble("confirm", Trouble::Broken(why), &address));
@@ -71,8 +75,17 @@ impl Hold {
         &self.grant
     }
 
+    pub fn terms(&self) -> Terms {
+        Terms {
+            asked: self.grant.asked,
+            lease: self.grant.lease,
+            unheard_limit: self.unheard_limit(),
+            outlives_connection: self.outlives_connection(),
+        }
+    }
+
     /// A server that frees what a broken connection held may find ours broken when we do not hear of it.
-    pub fn unheard_limit(&self) -> Option<Duration> {
+    fn unheard_limit(&self) -> Option<Duration> {
         if self.outlives_connection() {
             return Some(self.resume);
         }
@@ -87,36 +100,36 @@ impl Hold {
         self.connection.as_ref().and_then(Connection::duplicate)
     }
 
-    pub fn outlives_connection(&self) -> bool {
+    fn outlives_connection(&self) -> bool {
         !self.resume.is_zero()
     }
 
     /// The server may keep the lock for as long as the lease; if it offers that, it is agreed on.
     pub async fn make_resumable(&mut self, until: Moment) -> Renewal {
-        let asked = self.grant.asked;
-        let Some(connection) = self.connection.as_mut() else { return Renewal::Unknown("no connection".to_owned()) };
+        let wish_s = whole_seconds(self.grant.lease).max(1);
+        let Some(connection) = self.connection.as_mut() else { return Renewal::Unknown(NO_CONNECTION.to_owned()) };
         if connection.about.resume_s == 0 {
-            return Renewal::Renewed { asked };
+            return Renewal::Renewed(self.terms());
         }
-        match connection.agree_on_resuming(whole_seconds(self.grant.lease).max(1), until).await {
+        self.is_in_step = false;
+        match connection.agree_on_resuming(wish_s, until).await {
             Ok(agreed) => {
+                self.is_in_step = true;
                 self.resume = agreed;
-                Renewal::Renewed { asked }
+                Renewal::Renewed(self.terms())
             }
             Err(trouble) => {
-                let lost = self.give_up_connection(&trouble);
                 // One that was killed just now may be back with all that it held.
                 let retry = self.site.access.connect_retry.min(AGREE_MOST);
                 match self.restore(self.grant.lease, until.max(clock::now() + retry)).await {
-                    renewed @ Renewal::Renewed { .. } => renewed,
-                    Renewal::Gone | Renewal::Unknown(_) => lost,
+                    renewed @ Renewal::Renewed(_) => renewed,
+                    Renewal::Gone | Renewal::Unknown(_) => Renewal::Unknown(trouble.to_string()),
                 }
             }
         }
     }
 
     pub async fn renew(&mut self, lease: Duration, until: Moment) -> Renewal {
-        let Some(connection) = self.connection.as_mut() else { return Renewal::Unknown("no connection".to_owned()) };
         let (key, token) = (self.site.key.clone(), self.grant.token.clone());
         let request = Request::Renew {
             key: key.as_bytes(),
@@ -125,14 +138,32 @@ impl Hold {
             lease_s: Some(whole_seconds(lease)),
         };
         let asked = clock::now();
-        let said = connection.exchange(request, Expect::Left, until).await;
-        self.judge(said, lease, asked)
+        match self.exchange(request, Expect::Left, until).await {
+            Ok(Said::Left(seconds)) => self.granted_anew(lease, seconds, asked),
+            Ok(Said::Refused(No::Unsaid | No::LeaseExpired)) => Renewal::Gone,
+            Ok(said) => {
+                self.is_in_step = false;
+                Renewal::Unknown(Trouble::Nonsense(format!("{} to a renewal", in_words(&said))).to_string())
+            }
+            Err(trouble) => Renewal::Unknown(trouble.to_string()),
+        }
+    }
+
+    /// If it fails, or is dropped before it is done, the connection is out of step.
+    async fn exchange(&mut self, request: Request<'_>, expect: Expect, until: Moment) -> Result<Said, Trouble> {
+        let Some(connection) = self.connection.as_mut().filter(|_| self.is_in_step) else {
+            return Err(Trouble::Broken(NO_CONNECTION.to_owned()));
+        };
+        self.is_in_step = false;
+        let said = connection.exchange(request, expect, until).await?;
+        self.is_in_step = true;
+        Ok(said)
     }
 
     pub async fn broken(&mut self) -> String {
         let trouble = match self.connection.as_mut() {
             Some(connection) => connection.over().await,
-            None => Trouble::Broken("no connection".to_owned()),
+            None => Trouble::Broken(NO_CONNECTION.to_owned()),
         };
         self.connection = None;
         trouble.to_string()
@@ -158,7 +189,7 @@ impl Hold {
             let trouble = match self.site.shard.ask(&access, request, Expect::Left, patience).await {
                 Ok(Answered { connection, asked, said: Said::Left(seconds) }) => {
                     self.resume = Duration::from_secs(connection.about.resume_s);
-                    self.connection = Some(connection);
+                    (self.connection, self.is_in_step) = (Some(connection), true);
                     return self.granted_anew(lease, seconds, asked);
                 }
                 Ok(Answered { said: Said::Refused(No::Unsaid), .. }) => return Renewal::Gone,
@@ -173,28 +204,34 @@ impl Hold {
         }
     }
 
+    /// On the connection that the lock was taken on, or on another one: its token is enough.
     pub async fn give_back(&mut self, until: Moment) -> Result<(), Failure> {
-        let unknown = |site: &Site, trouble, server: &Address| site.trouble("release", trouble, server);
-        let Some(mut connection) = self.connection.take() else {
-            let server = &self.site.shard.members[0];
-            return Err(unknown(&self.site, Trouble::Broken("no connection".to_owned()), server));
+        let (site, token) = (self.site.clone(), self.grant.token.clone());
+        let request = || Request::Release {
+            key: site.key.as_bytes(),
+            space: site.kind.space(),
+            token: token.as_str().as_bytes(),
         };
-        let request = Request::Release {
-            key: self.site.key.as_bytes(),
-            space: self.site.kind.space(),
-            token: self.grant.token.as_str().as_bytes(),
-        };
-        let said = connection.exchange(request, Expect::Done, until).await;
-        let said = said.map_err(|trouble| unknown(&self.site, trouble, &connection.address))?;
-        self.site.released(&said, &connection.address)
-    }
-
-    fn judge(&mut self, said: Result<Said, Trouble>, lease: Duration, asked: Moment) -> Renewal {
-        match said {
-            Ok(Said::Left(seconds)) => self.granted_anew(lease, seconds, asked),
-            Ok(Said::Refused(No::Unsaid | No::LeaseExpired)) => Renewal::Gone,
-            Ok(said) => self.give_up_connection(&Trouble::Nonsense(format!("{} to a renewal", in_words(&said)))),
-            Err(trouble) => self.give_up_connection(&trouble),
+        let mut is_in_doubt = false;
+        if let Some(server) = self.connection.as_ref().map(|connection| connection.address.clone()) {
+            if self.is_in_step {
+                let now = clock::now();
+                let half = now + until.since(now) / 2;
+                match self.exchange(request(), Expect::Done, half).await {
+                    Ok(said) => return site.released(&said, &server),
+                    // Where a lock ends with its connection, it ends now.
+                    Err(trouble) if self.resume.is_zero() => return Err(site.trouble("release", trouble, &server)),
+                    Err(_) => is_in_doubt = true,
+                }
+            }
+            self.connection = None;
+        }
+        let patience = Patience { until, connect_until: until };
+        match site.shard.ask(&site.access, request, Expect::Done, patience).await {
+            // The request before, of which no answer came, was carried out.
+            Ok(Answered { said: Said::Refused(No::Unsaid), .. }) if is_in_doubt => Ok(()),
+            Ok(Answered { connection, said, .. }) => site.released(&said, &connection.address),
+            Err((trouble, member)) => Err(site.trouble("release", trouble, &member)),
         }
     }
 
@@ -202,13 +239,7 @@ impl Hold {
     fn granted_anew(&mut self, wish: Duration, seconds: u64, asked: Moment) -> Renewal {
         self.grant.asked = asked;
         self.grant.lease = wish.min(Duration::from_secs(seconds));
-        Renewal::Renewed { asked }
-    }
-
-    /// It is out of step: whatever comes on it now answers something else.
-    fn give_up_connection(&mut self, trouble: &Trouble) -> Renewal {
-        self.connection = None;
-        Renewal::Unknown(trouble.to_string())
+        Renewal::Renewed(self.terms())
     }
 }
 

@@ -118,9 +118,9 @@ impl Servers {
         let member = site.shard.members[0].clone();
         let Inherited { token, fence, lease } = left;
         let grant = Grant { token, fence, lease, asked: clock::now(), server: member.to_string() };
-        let mut hold = Hold { site, connection: None, grant, resume: Duration::ZERO };
+        let mut hold = Hold { site, connection: None, is_in_step: false, grant, resume: Duration::ZERO };
         match hold.restore(lease, clock::now() + self.access.connect_timeout).await {
-            Renewal::Renewed { .. } => Ok(hold),
+            Renewal::Renewed(_) => Ok(hold),
             Renewal::Gone => Err(hold.site.lost("take over", &member)),
             Renewal::Unknown(why) => Err(hold.site.trouble("take over", Trouble::Broken(why), &member)),
         }

@@ -10,7 +10,7 @@ use super::lease::{Own, Proved, prove, revoke};
 use super::messages::{RequestOp, TxnRequest};
 use super::trouble::Trouble;
 use super::watch::Watch;
-use crate::backend::Renewal;
+use crate::backend::{Renewal, Terms};
 use crate::client::cluster::Patience;
 use crate::client::retry::Backoff;
 use crate::clock::{self, Moment};
@@ -58,6 +58,12 @@ impl Hold {
         &self.grant
     }
 
+    pub fn terms(&self) -> Terms {
+        // A lease there depends on its renewals alone.
+        let Grant { asked, lease, .. } = self.grant;
+        Terms { asked, lease, unheard_limit: None, outlives_connection: true }
+    }
+
     /// One keep-alive, at any member, and a look at the key.
     pub async fn renew(&mut self, lease: Duration, until: Moment) -> Renewal {
         match prove(&self.cluster, &self.own, None, until).await {
@@ -66,7 +72,7 @@ impl Hold {
                 self.seen = revision;
                 self.grant.asked = asked;
                 self.grant.lease = lease.min(time);
-                Renewal::Renewed { asked }
+                Renewal::Renewed(self.terms())
             }
             Proved::Gone => Renewal::Gone,
             Proved::Unknown((trouble, member)) => Renewal::Unknown(format!("{member}: {trouble}")),
