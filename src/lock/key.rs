@@ -11,6 +11,7 @@ const MAX_KEY: usize = 256;
 
 /// Not empty, at most 256 bytes, no white space and no NUL.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>")]
 pub struct Key(Vec<u8>);
 
 impl Key {
@@ -40,6 +41,14 @@ impl Key {
     }
 }
 
+impl TryFrom<Vec<u8>> for Key {
+    type Error = String;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Key, String> {
+        Key::new(&bytes)
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&String::from_utf8_lossy(&self.0))
@@ -62,8 +71,12 @@ mod tests {
             assert!(Key::new(key.as_bytes()).is_ok(), "{key:?}");
         }
         assert!(Key::new(b"\xff").is_ok());
+        assert_eq!(serde_json::from_str::<Key>("[255]").unwrap(), Key::new(b"\xff").unwrap());
         for key in ["", "a b", "a\tb", "a\nb", "a\u{a0}b", "a\0b", &"k".repeat(257)] {
             assert!(Key::new(key.as_bytes()).is_err(), "{key:?}");
+            // Nor by way of a message between two processes.
+            let json = serde_json::to_string(key.as_bytes()).unwrap();
+            assert!(serde_json::from_str::<Key>(&json).is_err(), "{json}");
         }
     }
 }

@@ -9,6 +9,7 @@ const MAX_TOKEN: usize = 200;
 
 /// Visible ASCII; shown only where it is the answer.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Token(String);
 
 impl Token {
@@ -28,6 +29,14 @@ impl Token {
     }
 }
 
+impl TryFrom<String> for Token {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Token, String> {
+        Token::new(&text)
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("Token(redacted)")
@@ -42,6 +51,8 @@ mod tests {
     fn refuses_what_would_break_a_line() {
         for text in ["", "a b", "a\nr", "é", &"x".repeat(201)] {
             assert!(Token::new(text).is_err(), "{text:?}");
+            let json = serde_json::to_string(text).unwrap();
+            assert!(serde_json::from_str::<Token>(&json).is_err(), "{json}");
         }
         assert_eq!(format!("{:?}", Token::new("0123").unwrap()), "Token(redacted)");
     }
