@@ -17,7 +17,8 @@ impl Address {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.starts_with('/') {
-                Ok(Address::Unix(PathBuf::from(path)))
+                // With one slash, so that it is read back as it is shown.
+                Ok(Address::Unix(PathBuf::from(format!("/{}", path.trim_start_matches('/')))))
             } else {
                 Err(format!("{text:?} needs an absolute path: unix:/path"))
             };
@@ -92,6 +93,7 @@ mod tests {
             ("::1", "[::1]:6388"),
             ("unix:/run/x.sock", "unix:/run/x.sock"),
             ("unix:///run/x.sock", "unix:/run/x.sock"),
+            ("unix:////run/x.sock", "unix:/run/x.sock"),
         ];
         for (text, shown) in cases {
             let address = Address::parse(text, 6388).unwrap();
