@@ -19,7 +19,7 @@ const MAX_MESSAGE: usize = 4096;
 const MAX_INTRODUCTION: usize = 64 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Message {
+pub enum Message {
     /// A lock to let go of when the command is gone; its connection comes along.
     Lock(HeldLock),
     /// Another process keeps this one from now on.
@@ -36,6 +36,20 @@ pub(super) enum Message {
     Farewell,
 }
 
+impl Message {
+    /// Nothing else than one of these is one; above all no group that stands for more than itself.
+    pub fn read(bytes: &[u8]) -> io::Result<Message> {
+        match serde_json::from_slice(bytes)? {
+            Message::Group(..=1) => Err(io::ErrorKind::InvalidData.into()),
+            message => Ok(message),
+        }
+    }
+
+    pub fn write(&self) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(self)?)
+    }
+}
+
 /// How a command's process says its number by itself, before it becomes the command: around the digits.
 pub(super) const GROUP_BEFORE: &[u8] = b"{\"Group\":";
 pub(super) const GROUP_AFTER: &[u8] = b"}";
@@ -48,7 +62,7 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends without waiting: a guardian that is stopped must not stop us.
 pub(super) fn send(socket: &OwnedFd, message: &Message, connection: Option<&OwnedFd>) -> io::Result<()> {
-    let bytes = serde_json::to_vec(message)?;
+    let bytes = message.write()?;
     let descriptors: Vec<RawFd> = connection.iter().map(|connection| connection.as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let control: &[ControlMessage<'_>] = if descriptors.is_empty() { &[] } else { &rights };
@@ -79,7 +93,7 @@ pub(super) fn receive(socket: &OwnedFd) -> io::Result<Option<(Message, Vec<Owned
     if length == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Some((serde_json::from_slice(&bytes[..length])?, descriptors)))
+    Ok(Some((Message::read(&bytes[..length])?, descriptors)))
 }
 
 /// The first thing that is sent to a guardian which is a program of its own.
@@ -107,8 +121,16 @@ mod tests {
     #[test]
     fn an_announcement_reads_as_the_message_it_stands_for() {
         let text = [GROUP_BEFORE, b"4711", GROUP_AFTER].concat();
-        assert!(matches!(serde_json::from_slice(&text), Ok(Message::Group(4711))));
-        assert_eq!(serde_json::to_vec(&Message::Group(4711)).unwrap(), text);
+        assert!(matches!(Message::read(&text), Ok(Message::Group(4711))));
+        assert_eq!(Message::Group(4711).write().unwrap(), text);
+    }
+
+    #[test]
+    fn no_group_stands_for_many() {
+        for leader in [i32::MIN, -1, 0, 1] {
+            assert!(Message::read(&Message::Group(leader).write().unwrap()).is_err(), "{leader}");
+        }
+        assert!(matches!(Message::read(b"{\"Group\":2}"), Ok(Message::Group(2))));
     }
 
     #[test]

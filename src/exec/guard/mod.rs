@@ -9,7 +9,7 @@
 
 mod duty;
 mod life;
-mod message;
+pub mod message;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
