@@ -98,7 +98,7 @@ impl Play {
         if self.random.chance(50) {
             // A timer that is on time.
             while self.table.next_due().min(self.model.next_due()) <= later {
-                self.now = self.table.next_due().min(later);
+                self.now = self.table.next_due().max(self.now).min(later);
                 self.run_out();
             }
         }
@@ -361,6 +361,7 @@ impl Play {
 
     /// What the table reports is what the model holds.
     fn compare(&mut self) {
+        self.table.check().expect("the table is sound");
         let mut rows = Vec::new();
         let mut cursor = Some(self.table.begin_report());
         while let Some(at) = cursor {

@@ -14,16 +14,16 @@ impl Claim {
         self.ticket_salt.map(|salt| Stamp { number: self.order, salt: salt.get() })
     }
 
-    fn is_granted(&self) -> bool {
+    pub(super) fn is_granted(&self) -> bool {
         matches!(self.stage, Stage::Held | Stage::Unclaimed)
     }
 
-    fn is_away(&self) -> bool {
+    pub(super) fn is_away(&self) -> bool {
         self.conn == ConnId::NOBODY
     }
 
     /// When something has to be done about it.
-    fn due(&self) -> Moment {
+    pub(super) fn due(&self) -> Moment {
         if self.is_granted() { self.until.min(self.patience) } else { self.patience }
     }
 }

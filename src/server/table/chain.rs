@@ -21,6 +21,8 @@ impl Default for Link {
 /// Entries that can be in a list.
 pub(super) trait Linked {
     fn link(&mut self) -> &mut Link;
+
+    fn place(&self) -> Link;
 }
 
 /// A list, first to last.
@@ -39,6 +41,12 @@ impl Default for Chain {
 impl Chain {
     pub(super) fn first(&self) -> Option<u32> {
         (self.first != NONE).then_some(self.first)
+    }
+
+    /// From the first to the last.
+    pub(super) fn walk<T: Linked>(self, entries: &Slab<T>) -> impl Iterator<Item = u32> {
+        let after = |at: &u32| Some(entries[*at as usize].place().after).filter(|after| *after != NONE);
+        std::iter::successors(self.first(), after)
     }
 
     pub(super) fn push<T: Linked>(&mut self, entries: &mut Slab<T>, entry: u32) {
@@ -72,11 +80,14 @@ mod tests {
         fn link(&mut self) -> &mut Link {
             self
         }
+
+        fn place(&self) -> Link {
+            *self
+        }
     }
 
     fn walk(chain: Chain, entries: &Slab<Link>) -> Vec<u32> {
-        std::iter::successors(chain.first(), |at| Some(entries[*at as usize].after).filter(|after| *after != NONE))
-            .collect()
+        chain.walk(entries).collect()
     }
 
     #[test]

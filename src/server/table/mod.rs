@@ -11,6 +11,7 @@
 mod books;
 mod chain;
 mod change;
+mod invariants;
 mod report;
 mod restore;
 
@@ -149,11 +150,19 @@ impl Linked for Key {
     fn link(&mut self) -> &mut Link {
         &mut self.link
     }
+
+    fn place(&self) -> Link {
+        self.link
+    }
 }
 
 impl Linked for Claim {
     fn link(&mut self) -> &mut Link {
         &mut self.link
+    }
+
+    fn place(&self) -> Link {
+        self.link
     }
 }
 
