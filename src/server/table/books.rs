@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Asked, Change, Claim, ConnId, EXPIRED_PLACES, End, Key, Kind, Link, MOST_CLAIMS, Moment, No, Place, Space, Stage,
-    Stamp, Table, Turn, Verdict, index,
+    Asked, Change, Claim, ConnId, EXPIRED_PLACES, End, Key, Kind, LAST_NUMBER, Link, MOST_CLAIMS, Moment, No, Place,
+    Space, Stage, Stamp, Table, Turn, Verdict, index,
 };
 
 impl Claim {
@@ -90,6 +90,9 @@ impl Table {
         }
         if self.paused {
             return Asked::No(No::Paused);
+        }
+        if self.last_number > LAST_NUMBER {
+            return Asked::No(No::MaxLocks);
         }
         if self.claims.len() >= MOST_CLAIMS.max(self.limits.keys) {
             return Asked::No(No::MaxWaiters);
@@ -500,8 +503,9 @@ impl Table {
         }
     }
 
+    /// It never gets to the end of them: see [`LAST_NUMBER`].
     fn next_number(&mut self) -> u64 {
-        self.last_number += 1;
+        self.last_number = self.last_number.saturating_add(1);
         self.last_number
     }
 }

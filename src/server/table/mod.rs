@@ -37,6 +37,10 @@ const SLICE: usize = 1024;
 /// How many may hold or wait, unless there may be more keys than that: whoever asks takes memory.
 const MOST_CLAIMS: usize = 2_000_000;
 
+/// Behind this one nobody is let in: a fence that begins anew would be below those before. Whoever holds, waits
+/// or has a key by then takes a few numbers more, and they are fewer than are left.
+const LAST_NUMBER: u64 = u64::MAX - (1 << 40);
+
 /// How many places that slept through their grant are remembered, to be told so.
 const EXPIRED_PLACES: usize = 65_536;
 

@@ -246,6 +246,23 @@ mod tests {
     }
 
     #[test]
+    fn no_fence_begins_anew() {
+        let (grants, places) = (std::iter::empty(), std::iter::empty());
+        let mut play = Play {
+            table: Table::restored(LIMITS, u64::MAX, at(1), grants, places),
+            ..Play::of(LIMITS, vec![], vec![])
+        };
+        let conn = play.table.connect();
+        assert!(matches!(play.acquire(conn, "a", Kind::Lock), Reply::No(No::MaxLocks)));
+        let held = vec![grant("a", Kind::Lock, u64::MAX - 5, at(20))].into_iter();
+        play.table = Table::restored(LIMITS, u64::MAX - 2, at(1), held, std::iter::empty());
+        play.table.check().unwrap();
+        let conn = play.table.connect();
+        assert!(matches!(play.resume(conn, "a", stamp(u64::MAX - 5)), Some(Resumed::Held { .. })));
+        assert!(matches!(play.acquire(conn, "b", Kind::Lock), Reply::No(No::MaxLocks)));
+    }
+
+    #[test]
     fn a_pause_gives_out_nothing_and_then_serves_those_who_waited() {
         let mut play = Play::of(LIMITS, vec![grant("a", Kind::Lock, 7, at(9))], vec![]);
         let (waiting, asking) = (play.table.connect(), play.table.connect());
