@@ -113,6 +113,7 @@ impl Dir {
             Damage::CutShort { at } => {
                 (format!("it is damaged at byte {at}: what it begins with is not complete"), moved.to_owned())
             }
+            Damage::NumberTwice => ("two locks or places in it have the same number".to_owned(), moved.to_owned()),
             Damage::Frame { at } | Damage::Records { at } => (
                 format!("it is damaged at byte {at}, and goes on behind it"),
                 format!(

@@ -100,6 +100,17 @@ impl Kept {
         self.last_number = self.last_number.max(number);
     }
 
+    /// As every server gives them out: no fence or ticket is another's too. A table relies on it.
+    pub fn has_each_number_once(&self) -> bool {
+        let mut tickets: Vec<u64> =
+            self.grants.values().filter_map(|held| held.grant.ticket).map(|it| it.number).collect();
+        tickets.extend(self.places.keys());
+        let count = tickets.len();
+        tickets.sort_unstable();
+        tickets.dedup();
+        tickets.len() == count && !tickets.iter().any(|number| self.grants.contains_key(number))
+    }
+
     fn forget_grant(&mut self, fence: u64) {
         if let Some(gone) = self.grants.remove(&fence) {
             self.bytes -= RECORD + gone.grant.key.len();

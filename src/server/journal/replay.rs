@@ -35,6 +35,8 @@ pub enum Damage {
     Records {
         at: usize,
     },
+    /// All of it checks out, but two of what is left have the same number.
+    NumberTwice,
 }
 
 pub fn replay(bytes: &[u8]) -> Result<Replayed, Damage> {
@@ -59,6 +61,7 @@ pub fn replay(bytes: &[u8]) -> Result<Replayed, Damage> {
         return Err(Damage::Frame { at });
     }
     match last {
+        Some(_) if complete && !kept.has_each_number_once() => Err(Damage::NumberTwice),
         Some(last) if complete => Ok(Replayed { header, kept, last, end: at, torn }),
         _ => Err(Damage::CutShort { at }),
     }
@@ -198,7 +201,7 @@ mod tests {
                         assert_eq!(from, good.map_or(HEADER, |(end, _)| *end), "changed at {at}");
                         assert!(at < last_begins, "a torn end at {at} is no damage");
                     }
-                    Err(Damage::Records { at }) => panic!("the checksum at {at} was passed"),
+                    Err(Damage::Records { .. } | Damage::NumberTwice) => panic!("the checksum was passed at {at}"),
                 }
             }
         }
@@ -255,6 +258,24 @@ mod tests {
         for empty in [&[][..], &[0; 5000]] {
             assert_eq!(replay(empty).unwrap_err(), Damage::Header(Unreadable::NoJournal));
         }
+    }
+
+    #[test]
+    fn a_number_that_was_given_out_twice_is_refused() {
+        let mut sample = Sample::busy();
+        let kept = replay(&sample.bytes).unwrap().kept;
+        let synced_to = sample.bytes.len();
+        let (key, ticket): (std::sync::Arc<[u8]>, _) = (b"queue".as_slice().into(), Stamp { number: 6, salt: 9 });
+        let resume = std::time::Duration::from_secs(7);
+        let mut records = Vec::new();
+        // As the fence of a lock that is held.
+        record::write(&Change::Queued { key, kind: Kind::Lock, ticket, lease_s: 5, resume }, &mut records);
+        sample.frame(&records, &kept, synced_to);
+        assert_eq!(replay(&sample.bytes).unwrap_err(), Damage::NumberTwice);
+        let (synced_to, mut records) = (sample.bytes.len(), Vec::new());
+        record::write(&Change::Left { place: 6 }, &mut records);
+        sample.frame(&records, &kept, synced_to);
+        assert!(replay(&sample.bytes).is_ok());
     }
 
     #[test]

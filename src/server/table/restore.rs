@@ -61,7 +61,7 @@ impl Table {
             link: Link::default(),
         });
         self.stamps.insert(stamp.number, claim);
-        self.remember_ticket(ticket, claim);
+        self.remember_ticket(claim);
         self.load.held += 1;
         let entry = &mut self.keys[key as usize];
         entry.holders += 1;
@@ -84,13 +84,13 @@ impl Table {
             patience: away_until,
             link: Link::default(),
         });
-        self.remember_ticket(Some(ticket), claim);
+        self.remember_ticket(claim);
         self.keys[key as usize].waiting += 1;
         self.load.waiting += 1;
     }
 
-    fn remember_ticket(&mut self, ticket: Option<Stamp>, claim: u32) {
-        if let Some(ticket) = ticket {
+    fn remember_ticket(&mut self, claim: u32) {
+        if let Some(ticket) = self.claims[claim as usize].ticket() {
             self.stamps.insert(ticket.number, claim);
         }
     }
@@ -260,6 +260,19 @@ mod tests {
         let conn = play.table.connect();
         assert!(matches!(play.resume(conn, "a", stamp(u64::MAX - 5)), Some(Resumed::Held { .. })));
         assert!(matches!(play.acquire(conn, "b", Kind::Lock), Reply::No(No::MaxLocks)));
+    }
+
+    #[test]
+    fn a_ticket_without_salt_is_none() {
+        let mut old = place("a", 11);
+        old.ticket.salt = 0;
+        let mut play = Play::of(LIMITS, vec![], vec![old]);
+        play.table.check().unwrap();
+        play.now = at(6);
+        play.turn(|table, turn| table.run_out(turn));
+        let conn = play.table.connect();
+        assert!(play.resume(conn, "a", Stamp { number: 11, salt: 0 }).is_none());
+        play.table.check().unwrap();
     }
 
     #[test]
