@@ -9,7 +9,7 @@ use crate::error::Failure;
 const SYSTEM: &str = "/etc/dflock/config.toml";
 
 /// Names and values of a file, all as text.
-type Values = BTreeMap<String, String>;
+pub type Values = BTreeMap<String, String>;
 
 /// The files that are there, in the order in which they count.
 pub(super) fn read_all(known: &[&str]) -> Result<Vec<(PathBuf, Values)>, Failure> {
@@ -35,7 +35,8 @@ pub(super) fn read_all(known: &[&str]) -> Result<Vec<(PathBuf, Values)>, Failure
     Ok(files)
 }
 
-fn parse(text: &str, path: &Path, known: &[&str]) -> Result<Values, Failure> {
+/// What a file says; `path` is only shown.
+pub fn parse(text: &str, path: &Path, known: &[&str]) -> Result<Values, Failure> {
     let shown = path.display();
     let table: toml::Table = text
         .parse()

@@ -1,7 +1,7 @@
 //! What the user set: flag, environment, user file, system file, default, in this order, and where each came from.
 
 pub mod duration;
-mod file;
+pub mod file;
 pub mod secret;
 pub mod servers;
 
@@ -132,7 +132,7 @@ impl Settings {
     }
 
     /// `variables` looks up the environment, `files` are in the order in which they count.
-    fn from(
+    pub fn from(
         flags: Flags,
         variables: &dyn Fn(&str) -> Option<String>,
         files: Vec<(PathBuf, BTreeMap<String, String>)>,

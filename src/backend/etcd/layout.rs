@@ -25,7 +25,7 @@ pub struct Layout {
 
 /// Where everybody's keys for one lock are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Queue {
+pub struct Queue {
     folder: Vec<u8>,
     /// As etcdctl writes them.
     unpadded: bool,
@@ -37,7 +37,7 @@ impl Layout {
     }
 
     /// The error says why this key cannot be used here.
-    pub(super) fn queue(&self, key: &Key, space: Space) -> Result<Queue, String> {
+    pub fn queue(&self, key: &Key, space: Space) -> Result<Queue, String> {
         let Some(prefix) = &self.prefix else {
             return Ok(Queue {
                 folder: [self.kind(space), escape(key.as_bytes()), b"/".to_vec()].concat(),
@@ -60,7 +60,7 @@ impl Layout {
     }
 
     /// What all keys of a kind begin with.
-    pub(super) fn kind(&self, space: Space) -> Vec<u8> {
+    pub fn kind(&self, space: Space) -> Vec<u8> {
         match (&self.prefix, space) {
             (None, Space::Locks) => format!("{OWN}lock/").into_bytes(),
             (None, Space::Semaphores) => format!("{OWN}sem/").into_bytes(),
@@ -70,13 +70,13 @@ impl Layout {
     }
 
     /// What keys of a kind begin with whose locks' names begin with `start`.
-    pub(super) fn narrowed(&self, space: Space, start: &[u8]) -> Vec<u8> {
+    pub fn narrowed(&self, space: Space, start: &[u8]) -> Vec<u8> {
         let verbatim = self.prefix.is_some() && space == Space::Locks;
         [self.kind(space), if verbatim { start.to_vec() } else { escape(start) }].concat()
     }
 
     /// The lock's name in one of its keys; `None` for keys of something else.
-    pub(super) fn name_of(&self, space: Space, key: &[u8]) -> Option<Vec<u8>> {
+    pub fn name_of(&self, space: Space, key: &[u8]) -> Option<Vec<u8>> {
         let rest = key.strip_prefix(self.kind(space).as_slice())?;
         let slash = rest.iter().rposition(|byte| *byte == b'/')?;
         let (name, lease) = (&rest[..slash], &rest[slash + 1..]);
@@ -94,19 +94,19 @@ impl Layout {
 
 impl Queue {
     /// What all keys in it begin with.
-    pub(super) fn folder(&self) -> &[u8] {
+    pub fn folder(&self) -> &[u8] {
         &self.folder
     }
 
     /// The key of one who came with this lease.
-    pub(super) fn key(&self, lease: i64) -> Vec<u8> {
+    pub fn key(&self, lease: i64) -> Vec<u8> {
         let name = if self.unpadded { format!("{lease:x}") } else { format!("{lease:016x}") };
         [self.folder.as_slice(), name.as_bytes()].concat()
     }
 }
 
 /// The first key that does not begin with `start`; `\0` where there is no such key, as etcd has it.
-pub(super) fn end_of(start: &[u8]) -> Vec<u8> {
+pub fn end_of(start: &[u8]) -> Vec<u8> {
     let mut end = start.to_vec();
     while let Some(last) = end.pop() {
         if last < 0xff {
@@ -152,18 +152,18 @@ fn unescape(name: &[u8]) -> Option<Vec<u8>> {
 
 /// What a token says: enough to find the key from anywhere, and to see whether it is still the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Proof {
-    pub(super) created: i64,
-    pub(super) lease: i64,
+pub struct Proof {
+    pub created: i64,
+    pub lease: i64,
 }
 
 impl Proof {
     /// The create revision first: it is the fence, and stands where other servers' tokens have theirs.
-    pub(super) fn token(self) -> Result<Token, String> {
+    pub fn token(self) -> Result<Token, String> {
         Token::new(&format!("{:016x}{:016x}", self.created, self.lease))
     }
 
-    pub(super) fn of(token: &Token) -> Option<Proof> {
+    pub fn of(token: &Token) -> Option<Proof> {
         let text = token.as_str();
         let number = |part: Option<&str>| {
             let part = part.filter(|part| part.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
@@ -178,19 +178,19 @@ impl Proof {
 /// write what they like; of theirs nothing is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct About {
-    pub(super) limit: Option<u64>,
-    pub(super) host: Option<String>,
-    pub(super) pid: Option<u32>,
-    pub(super) holds: bool,
+pub struct About {
+    pub limit: Option<u64>,
+    pub host: Option<String>,
+    pub pid: Option<u32>,
+    pub holds: bool,
 }
 
 impl About {
-    pub(super) fn read(value: &[u8]) -> About {
+    pub fn read(value: &[u8]) -> About {
         if value.starts_with(b"{") { serde_json::from_slice(value).unwrap_or_default() } else { About::default() }
     }
 
-    pub(super) fn write(&self) -> Vec<u8> {
+    pub fn write(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 }

@@ -6,13 +6,13 @@
 use prost::Message;
 
 /// A request that has one answer.
-pub(super) trait Call: Message + Clone + Default + 'static {
+pub trait Call: Message + Clone + Default + 'static {
     type Answer: Answer;
     const PATH: &'static str;
 }
 
 /// What every answer begins with.
-pub(super) trait Answer: Message + Default + 'static {
+pub trait Answer: Message + Default + 'static {
     fn header(&self) -> Option<&ResponseHeader>;
 }
 
@@ -42,279 +42,279 @@ calls! {
 }
 
 /// A stream: requests to watch, then what happens.
-pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ResponseHeader {
+pub struct ResponseHeader {
     #[prost(uint64, tag = "1")]
-    pub(super) cluster_id: u64,
+    pub cluster_id: u64,
     #[prost(int64, tag = "3")]
-    pub(super) revision: i64,
+    pub revision: i64,
     #[prost(uint64, tag = "4")]
-    pub(super) raft_term: u64,
+    pub raft_term: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct KeyValue {
+pub struct KeyValue {
     #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
+    pub key: Vec<u8>,
     #[prost(int64, tag = "2")]
-    pub(super) create_revision: i64,
+    pub create_revision: i64,
     #[prost(bytes = "vec", tag = "5")]
-    pub(super) value: Vec<u8>,
+    pub value: Vec<u8>,
     #[prost(int64, tag = "6")]
-    pub(super) lease: i64,
+    pub lease: i64,
 }
 
-pub(super) const ASCEND: i32 = 1;
-pub(super) const DESCEND: i32 = 2;
-pub(super) const BY_CREATE: i32 = 2;
+pub const ASCEND: i32 = 1;
+pub const DESCEND: i32 = 2;
+pub const BY_CREATE: i32 = 2;
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct RangeRequest {
+pub struct RangeRequest {
     #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
+    pub key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
-    pub(super) range_end: Vec<u8>,
+    pub range_end: Vec<u8>,
     #[prost(int64, tag = "3")]
-    pub(super) limit: i64,
+    pub limit: i64,
     #[prost(int64, tag = "4")]
-    pub(super) revision: i64,
+    pub revision: i64,
     #[prost(int32, tag = "5")]
-    pub(super) sort_order: i32,
+    pub sort_order: i32,
     #[prost(int32, tag = "6")]
-    pub(super) sort_target: i32,
+    pub sort_target: i32,
     #[prost(bool, tag = "9")]
-    pub(super) count_only: bool,
+    pub count_only: bool,
     #[prost(int64, tag = "13")]
-    pub(super) max_create_revision: i64,
+    pub max_create_revision: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct RangeResponse {
+pub struct RangeResponse {
     #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
+    pub header: Option<ResponseHeader>,
     #[prost(message, repeated, tag = "2")]
-    pub(super) kvs: Vec<KeyValue>,
+    pub kvs: Vec<KeyValue>,
     #[prost(bool, tag = "3")]
-    pub(super) more: bool,
+    pub more: bool,
     #[prost(int64, tag = "4")]
-    pub(super) count: i64,
+    pub count: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct PutRequest {
+pub struct PutRequest {
     #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
+    pub key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
-    pub(super) value: Vec<u8>,
+    pub value: Vec<u8>,
     #[prost(int64, tag = "3")]
-    pub(super) lease: i64,
+    pub lease: i64,
 }
 
 /// Only that it was done is of interest.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct PutResponse {}
+pub struct PutResponse {}
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct DeleteRangeRequest {
+pub struct DeleteRangeRequest {
     #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
+    pub key: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct DeleteRangeResponse {}
+pub struct DeleteRangeResponse {}
 
 /// One of them.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct RequestOp {
+pub struct RequestOp {
     #[prost(message, optional, tag = "1")]
-    pub(super) range: Option<RangeRequest>,
+    pub range: Option<RangeRequest>,
     #[prost(message, optional, tag = "2")]
-    pub(super) put: Option<PutRequest>,
+    pub put: Option<PutRequest>,
     #[prost(message, optional, tag = "3")]
-    pub(super) delete: Option<DeleteRangeRequest>,
+    pub delete: Option<DeleteRangeRequest>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ResponseOp {
+pub struct ResponseOp {
     #[prost(message, optional, tag = "1")]
-    pub(super) range: Option<RangeResponse>,
+    pub range: Option<RangeResponse>,
     #[prost(message, optional, tag = "2")]
-    pub(super) put: Option<PutResponse>,
+    pub put: Option<PutResponse>,
     #[prost(message, optional, tag = "3")]
-    pub(super) delete: Option<DeleteRangeResponse>,
+    pub delete: Option<DeleteRangeResponse>,
 }
 
 /// That the create revision of a key is a certain one; 0 for a key that is not there. (Result 0 is EQUAL.)
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Compare {
+pub struct Compare {
     #[prost(int32, tag = "1")]
-    pub(super) result: i32,
+    pub result: i32,
     #[prost(int32, tag = "2")]
-    pub(super) target: i32,
+    pub target: i32,
     #[prost(bytes = "vec", tag = "3")]
-    pub(super) key: Vec<u8>,
+    pub key: Vec<u8>,
     #[prost(int64, optional, tag = "5")]
-    pub(super) create_revision: Option<i64>,
+    pub create_revision: Option<i64>,
 }
 
 const CREATE: i32 = 1;
 
 impl Compare {
-    pub(super) fn created(key: &[u8], revision: i64) -> Compare {
+    pub fn created(key: &[u8], revision: i64) -> Compare {
         Compare { result: 0, target: CREATE, key: key.to_vec(), create_revision: Some(revision) }
     }
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct TxnRequest {
+pub struct TxnRequest {
     #[prost(message, repeated, tag = "1")]
-    pub(super) compare: Vec<Compare>,
+    pub compare: Vec<Compare>,
     #[prost(message, repeated, tag = "2")]
-    pub(super) success: Vec<RequestOp>,
+    pub success: Vec<RequestOp>,
     #[prost(message, repeated, tag = "3")]
-    pub(super) failure: Vec<RequestOp>,
+    pub failure: Vec<RequestOp>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct TxnResponse {
+pub struct TxnResponse {
     #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
+    pub header: Option<ResponseHeader>,
     #[prost(bool, tag = "2")]
-    pub(super) succeeded: bool,
+    pub succeeded: bool,
     #[prost(message, repeated, tag = "3")]
-    pub(super) responses: Vec<ResponseOp>,
+    pub responses: Vec<ResponseOp>,
 }
 
 impl RequestOp {
-    pub(super) fn range(range: RangeRequest) -> RequestOp {
+    pub fn range(range: RangeRequest) -> RequestOp {
         RequestOp { range: Some(range), ..RequestOp::default() }
     }
 
-    pub(super) fn put(put: PutRequest) -> RequestOp {
+    pub fn put(put: PutRequest) -> RequestOp {
         RequestOp { put: Some(put), ..RequestOp::default() }
     }
 
-    pub(super) fn delete(key: &[u8]) -> RequestOp {
+    pub fn delete(key: &[u8]) -> RequestOp {
         RequestOp { delete: Some(DeleteRangeRequest { key: key.to_vec() }), ..RequestOp::default() }
     }
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseGrantRequest {
+pub struct LeaseGrantRequest {
     #[prost(int64, tag = "1")]
-    pub(super) ttl: i64,
+    pub ttl: i64,
     #[prost(int64, tag = "2")]
-    pub(super) id: i64,
+    pub id: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseGrantResponse {
+pub struct LeaseGrantResponse {
     #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
+    pub header: Option<ResponseHeader>,
     #[prost(int64, tag = "3")]
-    pub(super) ttl: i64,
+    pub ttl: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseRevokeRequest {
+pub struct LeaseRevokeRequest {
     #[prost(int64, tag = "1")]
-    pub(super) id: i64,
+    pub id: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseRevokeResponse {
+pub struct LeaseRevokeResponse {
     #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
+    pub header: Option<ResponseHeader>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseKeepAliveRequest {
+pub struct LeaseKeepAliveRequest {
     #[prost(int64, tag = "1")]
-    pub(super) id: i64,
+    pub id: i64,
 }
 
 /// Of a lease that is gone the time to live is 0.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseKeepAliveResponse {
+pub struct LeaseKeepAliveResponse {
     #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
+    pub header: Option<ResponseHeader>,
     #[prost(int64, tag = "3")]
-    pub(super) ttl: i64,
+    pub ttl: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseTimeToLiveRequest {
+pub struct LeaseTimeToLiveRequest {
     #[prost(int64, tag = "1")]
-    pub(super) id: i64,
+    pub id: i64,
 }
 
 /// Of a lease that is gone the time to live is -1.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseTimeToLiveResponse {
+pub struct LeaseTimeToLiveResponse {
     #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
+    pub header: Option<ResponseHeader>,
     #[prost(int64, tag = "3")]
-    pub(super) ttl: i64,
+    pub ttl: i64,
     #[prost(int64, tag = "4")]
-    pub(super) granted_ttl: i64,
+    pub granted_ttl: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct AuthenticateRequest {
+pub struct AuthenticateRequest {
     #[prost(string, tag = "1")]
-    pub(super) name: String,
+    pub name: String,
     #[prost(string, tag = "2")]
-    pub(super) password: String,
+    pub password: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct AuthenticateResponse {
+pub struct AuthenticateResponse {
     #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
+    pub header: Option<ResponseHeader>,
     #[prost(string, tag = "2")]
-    pub(super) token: String,
+    pub token: String,
 }
 
-pub(super) const NO_PUT: i32 = 0;
+pub const NO_PUT: i32 = 0;
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchCreateRequest {
+pub struct WatchCreateRequest {
     #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
+    pub key: Vec<u8>,
     #[prost(int64, tag = "3")]
-    pub(super) start_revision: i64,
+    pub start_revision: i64,
     #[prost(int32, repeated, tag = "5")]
-    pub(super) filters: Vec<i32>,
+    pub filters: Vec<i32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchRequest {
+pub struct WatchRequest {
     #[prost(message, optional, tag = "1")]
-    pub(super) create: Option<WatchCreateRequest>,
+    pub create: Option<WatchCreateRequest>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchResponse {
+pub struct WatchResponse {
     #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
+    pub header: Option<ResponseHeader>,
     #[prost(bool, tag = "4")]
-    pub(super) canceled: bool,
+    pub canceled: bool,
     #[prost(int64, tag = "5")]
-    pub(super) compact_revision: i64,
+    pub compact_revision: i64,
     #[prost(string, tag = "6")]
-    pub(super) cancel_reason: String,
+    pub cancel_reason: String,
     #[prost(message, repeated, tag = "11")]
-    pub(super) events: Vec<Event>,
+    pub events: Vec<Event>,
 }
 
-pub(super) const DELETE: i32 = 1;
+pub const DELETE: i32 = 1;
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Event {
+pub struct Event {
     #[prost(int32, tag = "1")]
-    pub(super) kind: i32,
+    pub kind: i32,
     #[prost(message, optional, tag = "2")]
-    pub(super) kv: Option<KeyValue>,
+    pub kv: Option<KeyValue>,
 }

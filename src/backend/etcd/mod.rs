@@ -12,10 +12,10 @@
 
 mod cluster;
 mod hold;
-mod layout;
+pub mod layout;
 mod lease;
 mod link;
-mod messages;
+pub mod messages;
 mod queue;
 mod report;
 mod trouble;
