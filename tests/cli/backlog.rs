@@ -119,3 +119,23 @@ fn a_slow_reader_is_not_blamed_for_its_next_request() {
     pass(Duration::from_millis(200));
     assert_eq!(slow.ask("ping", "_", "_"), "ok");
 }
+
+/// A client that asks ahead for what takes the server long is not silent meanwhile.
+#[test]
+fn a_slow_answer_is_not_blamed_on_who_waits_for_it() {
+    let server = Server::start(&["--read-timeout", "1"]);
+    let mut holder = server.connect();
+    hold(&mut holder, 3_000);
+    let mut eager = Lines::new(tcp(&server.address));
+    let begin = now();
+    assert!(eager.ask("stats", "_", "_").starts_with("ok {"));
+    // All of it is read by the server at once, and takes it longer than its patience.
+    let count = (4_000_000 / begin.elapsed().as_micros().max(1)).clamp(2, 1000);
+    let begin = now();
+    eager.send("stats\n_\n_\n".repeat(count as usize).as_bytes());
+    for number in 0..count {
+        assert!(eager.line().starts_with("ok {"), "answer {number} of {count}");
+    }
+    println!("{count} answers in {:?}", begin.elapsed());
+    assert_eq!(eager.ask("ping", "_", "_"), "ok");
+}

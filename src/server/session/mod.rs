@@ -138,6 +138,9 @@ impl Session {
                         if Box::pin(self.send_report()).await.is_err() {
                             return Farewell::Silent;
                         }
+                        // The time that a report takes is not taken from the client's next request.
+                        self.read_at = clock::server_now();
+                        self.progress_at = self.read_at;
                     }
                 }
                 if self.out.len() >= stats::PIECE && self.send().await.is_err() {
