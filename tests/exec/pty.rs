@@ -248,7 +248,9 @@ fn the_number_of_a_killed_listener_is_forgotten() {
 fn a_changed_window_reaches_the_command() {
     let house = House::new();
     let mut terminal = Terminal::shell(&house, "bash");
-    let script = "trap 'stty size; exit 6' WINCH; echo ready; while :; do wait; done";
+    // stty changes the rows and then the columns, and may be heard of once or twice.
+    let script = "trap 'changed=yes' WINCH; echo ready
+        until [ \"$changed $(stty size)\" = \"yes 41 97\" ]; do wait; done; echo it is 41 97; exit 6";
     terminal.enter(&job(&house, "", script));
     begun(&mut terminal);
     terminal.wait_for("ready");
