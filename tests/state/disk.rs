@@ -225,7 +225,14 @@ fn after_a_failed_sync_nothing_is_acknowledged_until_a_new_file_is_on_disk() {
     while count(&server, "state_failing") == 0 {
         let key = format!("{:0>240}", taken.len());
         asker.send(format!("l\n{key}\n0 3600\n").as_bytes());
-        if is_silent_for(&mut asker, Duration::from_secs(2)) {
+        // Slow is not silent: it answers, or it tells that it cannot.
+        let failed = wait_for("an answer, or none", || {
+            if count(&server, "state_failing") > 0 {
+                return Some(true);
+            }
+            (!is_silent_for(&mut asker, Duration::from_millis(20))).then_some(false)
+        });
+        if failed {
             break;
         }
         let answer = asker.line();
