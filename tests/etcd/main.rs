@@ -33,6 +33,12 @@ use std::sync::OnceLock;
 use house::clean::House;
 use house::etcd::Etcd;
 
+/// Tests begin in the order of their names, and this one takes longest.
+#[test]
+fn a_fleet_meets_faults_of_etcd() {
+    trials::trials();
+}
+
 /// Three members that nobody harms, for all tests; each has a house and keys of its own.
 fn calm(test: &str) -> Option<(&'static Etcd, House)> {
     static CALM: OnceLock<Etcd> = OnceLock::new();

@@ -26,6 +26,12 @@ mod trials_faults;
 mod trials_figures;
 mod trials_fleet;
 
+/// Tests begin in the order of their names, and this one takes longest.
+#[test]
+fn a_fleet_meets_faults() {
+    trials::trials();
+}
+
 /// Held by the trials, which load the machine to its limit, and by tests that a starved machine would fail: a
 /// margin of half a second is for clocks, not for a processor that others have.
 fn quiet() -> std::sync::MutexGuard<'static, ()> {

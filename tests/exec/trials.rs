@@ -252,8 +252,8 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
-#[test]
-fn trials() {
+#[expect(clippy::print_stdout, reason = "the story and its figures")]
+pub(crate) fn trials() {
     let _quiet = crate::quiet();
     let seed = number("DFLOCK_SEED").unwrap_or_else(wall);
     let rounds = number("DFLOCK_ROUNDS").unwrap_or(ROUNDS);

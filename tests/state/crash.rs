@@ -243,9 +243,12 @@ fn killed_at_any_moment_it_knows_what_it_said() {
             for (number, token) in busy.iter().enumerate() {
                 assert_eq!(client.ask("n", &format!("busy-{number}"), &format!("{token} 36000")), "ok 36000");
             }
-            for worker in &mut workers {
-                worker.compare(&mut client);
-            }
+            // Each at its own connection: they know of nothing of each other's.
+            std::thread::scope(|scope| {
+                for worker in &mut workers {
+                    scope.spawn(|| worker.compare(&mut kept.connect()));
+                }
+            });
         }
         let answered: u64 = workers.iter().map(|worker| worker.answered).sum();
         let held: usize = workers.iter().map(|worker| worker.keys.len()).sum();

@@ -50,7 +50,7 @@ use std::time::Duration;
 use script::{Script, Side};
 
 /// Talks that are played at the same time. They mostly wait.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 
 /// The folder holds at least so many, or something is wrong with how it is read.
 const AT_LEAST: usize = 60;
