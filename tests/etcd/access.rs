@@ -58,7 +58,7 @@ fn users_and_permissions() {
     let running = house.start(&[
         "exec",
         "-l",
-        "6",
+        "12",
         "--etcd-user",
         "ann",
         "--etcd-password-file",
@@ -74,7 +74,7 @@ fn users_and_permissions() {
     let begin = now();
     // Longer than the lease: without a new login it would be lost.
     crate::house::wait_for("the lease to have been renewed", || {
-        (begin.elapsed() > Duration::from_secs(8)).then_some(())
+        (begin.elapsed() > Duration::from_secs(14)).then_some(())
     });
     go.open();
     running.finish().code(5);

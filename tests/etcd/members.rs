@@ -14,7 +14,7 @@ const NOBODY: [&str; 4] = ["--owner", "none", "--max-hold", "100s"];
 fn a_lock_outlives_every_member_in_turn() {
     let Some((etcd, house)) = own("a_lock_outlives_every_member_in_turn", 3) else { return };
     let go = house.gate("go");
-    let running = house.start(&["exec", "-l", "9", "k", "-c", "echo > up; read -r _ < go; exit 4"]);
+    let running = house.start(&["exec", "-l", "15", "k", "-c", "echo > up; read -r _ < go; exit 4"]);
     house.wait_for_file("up");
     let begin = now();
     for at in 0..3 {
@@ -26,7 +26,7 @@ fn a_lock_outlives_every_member_in_turn() {
         etcd.wait_until_ready();
     }
     // Longer than its lease.
-    wait_for("the lease to have been renewed", || (begin.elapsed() > Duration::from_secs(10)).then_some(()));
+    wait_for("the lease to have been renewed", || (begin.elapsed() > Duration::from_secs(16)).then_some(()));
     go.open();
     running.finish().code(4);
 }
@@ -54,7 +54,8 @@ fn a_frozen_leader_delays_but_loses_nothing() {
 fn without_a_quorum_nothing_starts_and_nothing_hangs() {
     let Some((etcd, house)) = own("without_a_quorum_nothing_starts_and_nothing_hangs", 3) else { return };
     house.dflock(&[&["acquire", "held", "-l", "60"], &NOBODY[..]].concat()).ok();
-    let waiting = house.start(&["exec", "-w", "6", "held", "--", "touch", "child"]);
+    // It cannot leave the queue without a quorum: its place ends with its lease.
+    let waiting = house.start(&["exec", "-l", "20", "-w", "6", "held", "--", "touch", "child"]);
     let patient = house.start(&["exec", "-w", "50", "held", "-c", "echo mine"]);
     house.wait_for_waiters("held", 2);
     etcd.kill(0);

@@ -78,9 +78,8 @@ fn a_killed_dflock_takes_its_command_along_before_the_lock_is_free() {
 
 #[test]
 fn a_frozen_dflock_loses_its_command_before_its_lease_ends() {
-    let _quiet = crate::quiet();
     let house = House::new();
-    let first = start(&house, "first", true, &["-l", "2"]);
+    let first = start(&house, "first", true, &["-l", "10"]);
     first.signal("STOP");
     let second = start(&house, "second", false, &[]);
     assert!(!is_running("first", &house));
