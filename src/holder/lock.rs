@@ -26,6 +26,7 @@ pub(super) enum Lock {
     /// In the queue, by `enqueue`.
     Waiting {
         turn: JoinHandle<Result<Hold, Failure>>,
+        stop: oneshot::Sender<()>,
         server: String,
         /// When it was joined, where the server tells.
         position: Option<u64>,

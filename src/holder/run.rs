@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::caller::{Caller, Heard, tell};
@@ -15,14 +16,18 @@ use super::lock::{Change, Lock};
 use super::owner::Watch;
 use super::registry::{Entry, Registry};
 use super::{Job, Report};
-use crate::backend::{Ask, Backend, Hold, Joined, Wait};
+use crate::backend::{Ask, Backend, Hold, Joined, Place, Wait};
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
-use crate::lease::keeper::{LeaseNews, RELEASE_WITHIN, make_resumable};
+use crate::lease::keeper::{LeaseNews, ORDER_WITHIN, RELEASE_WITHIN, make_resumable};
 use crate::lease::timer::BoottimeTimer;
+use crate::lock::Key;
 
 /// How long a holder that lost its lock stays to say so, if nothing else ends it.
 const REMEMBER_LOSS: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a release may take as a whole: whoever asked for it waits a little longer.
+const ANSWER_WITHIN: Duration = ORDER_WITHIN;
 
 struct Holder {
     job: Job,
@@ -87,7 +92,6 @@ fn begin(job: Job, backend: Backend) -> Result<Life, Failure> {
     Ok((Holder { job, backend, lock, caller, waiting: Vec::new(), ends_at }, entry, listener, watch))
 }
 
-/// What is granted is returned in any case: a lock that the server keeps for us must be given back.
 async fn join(job: Job, backend: Arc<Backend>, stopped: oneshot::Receiver<()>) -> Result<Joined, Failure> {
     let ask =
         Ask { key: job.key.clone(), kind: job.kind, lease: job.lease, wait: job.wait.map_or(Wait::Forever, Wait::For) };
@@ -98,18 +102,40 @@ async fn join(job: Job, backend: Arc<Backend>, stopped: oneshot::Receiver<()>) -
             None => backend.acquire(&ask).await.map(Joined::Held),
         }
     };
-    let joined = tokio::select! {
-        joined = asking => joined?,
-        // With its connection the request goes, and the place in the queue.
-        _ = stopped => return Err(Failure::new(Kind::Lost, format!("the wait for {} was ended", job.key))),
-    };
-    match joined {
-        Joined::Held(mut hold) => {
-            // Nobody is told of a lock that the next hiccup of the network would end.
-            make_resumable(&mut hold, &job.key).await?;
-            Ok(Joined::Held(hold))
-        }
+    match unless_stopped(asking, stopped, &job.key).await? {
+        Joined::Held(hold) => safe_to_tell(hold, &job.key).await.map(Joined::Held),
         queued => Ok(queued),
+    }
+}
+
+async fn turn(place: Place, key: Key, stopped: oneshot::Receiver<()>) -> Result<Hold, Failure> {
+    let hold = unless_stopped(place.wait(), stopped, &key).await?;
+    safe_to_tell(hold, &key).await
+}
+
+/// Waits for a lock. What was granted before the wait was ended is returned all the same: it must be given back.
+async fn unless_stopped<T>(
+    waiting: impl Future<Output = Result<T, Failure>>,
+    stopped: oneshot::Receiver<()>,
+    key: &Key,
+) -> Result<T, Failure> {
+    tokio::select! {
+        granted = waiting => granted,
+        // With its connection the request goes, and the place in the queue.
+        _ = stopped => Err(Failure::new(Kind::Lost, format!("the wait for {key} was ended"))),
+    }
+}
+
+/// Nobody is told of a lock that the next hiccup of the network would end. One that is not told is given back: the
+/// server may have agreed to keep it, and nobody would ever ask for it.
+async fn safe_to_tell(mut hold: Hold, key: &Key) -> Result<Hold, Failure> {
+    match make_resumable(&mut hold, key).await {
+        Ok(()) => Ok(hold),
+        Err(failure) => {
+            // If that fails too, its lease ends it.
+            let _ = hold.give_back(clock::now() + RELEASE_WITHIN).await;
+            Err(failure)
+        }
     }
 }
 
@@ -118,6 +144,17 @@ async fn ended(watch: Option<&Watch>) {
         Some(watch) => watch.ended().await,
         None => std::future::pending().await,
     }
+}
+
+/// Ends a wait, and returns what was granted just then.
+async fn stop_waiting<T>(mut waiting: JoinHandle<Result<T, Failure>>, stop: oneshot::Sender<()>) -> Option<T> {
+    // It may be done already.
+    let _ = stop.send(());
+    let Ok(ended) = timeout(RELEASE_WITHIN, &mut waiting).await else {
+        waiting.abort();
+        return None;
+    };
+    ended.ok().and_then(Result::ok)
 }
 
 impl Holder {
@@ -181,7 +218,9 @@ impl Holder {
                 }
                 Ok(Joined::Queued(place)) => {
                     let (server, position) = (place.server(), place.position());
-                    self.lock = Lock::Waiting { turn: tokio::spawn(place.wait()), server, position };
+                    let (stop, stopped) = oneshot::channel();
+                    let turn = tokio::spawn(turn(place, self.job.key.clone(), stopped));
+                    self.lock = Lock::Waiting { turn, stop, server, position };
                     self.ends_at = self.end_of_holding();
                     return self.caller.tell(&Ok(self.report()));
                 }
@@ -307,13 +346,14 @@ impl Holder {
     }
 
     async fn release(&mut self) -> Reply {
-        let reply = self.give_up().await;
+        let until = clock::now() + ANSWER_WITHIN;
+        let reply = self.give_up(until).await;
         // Where a queue is not left with a connection.
-        self.backend.tidy(clock::now() + RELEASE_WITHIN).await;
+        self.backend.tidy(until).await;
         reply
     }
 
-    async fn give_up(&mut self) -> Reply {
+    async fn give_up(&mut self, until: Moment) -> Reply {
         let server = self.lock.server().to_owned();
         let lost = self.lost();
         let released = Lock::Lost { why: "it was released".to_owned(), server: server.clone(), token: None };
@@ -323,16 +363,18 @@ impl Holder {
                 Err(failure) => Reply::Failed(failure),
             },
             Lock::Joining { task, stop, .. } => {
-                let _ = stop.send(());
-                if let Ok(Ok(Joined::Held(mut hold))) = task.await {
-                    let _ = hold.give_back(clock::now() + RELEASE_WITHIN).await;
+                let joined = stop_waiting(task, stop).await;
+                if let Some(Joined::Held(mut hold)) = joined {
+                    // The lease ends it otherwise.
+                    let _ = hold.give_back(until).await;
                 }
                 Reply::Released { server }
             }
-            Lock::Waiting { turn, .. } => {
-                // With its connection the place in the queue goes.
-                turn.abort();
-                let _ = turn.await;
+            Lock::Waiting { turn, stop, .. } => {
+                if let Some(mut hold) = stop_waiting(turn, stop).await {
+                    // The same.
+                    let _ = hold.give_back(until).await;
+                }
                 Reply::Released { server }
             }
             Lock::Lost { .. } => Reply::Failed(lost),

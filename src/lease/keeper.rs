@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::keeping::{Action, Event, Keeping, Order, Outcome, Work, released};
-pub use super::keeping::{LeaseNews, RELEASE_WITHIN};
+pub use super::keeping::{LeaseNews, ORDER_WITHIN, RELEASE_WITHIN};
 use super::timer::BoottimeTimer;
 use crate::backend::{Hold, Renewal, Terms};
 use crate::clock::{self, Moment};

@@ -5,6 +5,7 @@
 mod house;
 
 mod abuse;
+mod agreement;
 mod backlog;
 mod breaks;
 mod certificates;
