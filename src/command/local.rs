@@ -1,5 +1,6 @@
 //! The server of this machine, when nobody named another: started if nobody listens, named if a stranger does.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -7,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::error::{Failure, Kind};
-use crate::holder::registry::Registry;
+use crate::holder::places;
+use crate::holder::registry::START_LOCK;
 use crate::holder::start::this_program;
 use crate::output;
 use crate::settings::Settings;
@@ -28,7 +30,9 @@ pub(crate) fn ensure(settings: &Settings) -> Result<(), Failure> {
         return Ok(());
     }
     // One starts it, the others wait for that; between users the bind decides.
-    let turn = Registry::open()?.start_lock()?;
+    let path = places::find_or_make()?.join(START_LOCK);
+    let wrong = |why| Failure::usage(format!("cannot write {}: {why}", path.display()));
+    let turn = File::options().create(true).append(true).open(&path).map_err(wrong)?;
     turn.lock().map_err(|why| Failure::internal("wait for the start of a server", &why))?;
     if is_there() {
         return Ok(());

@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::owner::Owner;
+use super::registry::short_path;
 use super::{Held, Report};
 use crate::error::{Failure, Kind};
 use crate::lock::{Key, Kind as LockKind, Token};
@@ -86,7 +87,8 @@ pub enum State {
 
 /// Asks a holder. `Ok(None)`: it is gone.
 pub async fn ask(socket: &Path, request: &Request, within: Option<Duration>) -> Result<Option<Reply>, Failure> {
-    let Ok(mut stream) = UnixStream::connect(socket).await else { return Ok(None) };
+    let Ok((path, _open)) = short_path(socket) else { return Ok(None) };
+    let Ok(mut stream) = UnixStream::connect(path).await else { return Ok(None) };
     let asking = async {
         send(&mut stream, request).await?;
         receive::<Reply>(&mut stream).await

@@ -11,6 +11,7 @@ pub mod control;
 mod door;
 mod lock;
 pub mod owner;
+pub mod places;
 pub mod registry;
 pub mod run;
 pub mod start;

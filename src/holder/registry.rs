@@ -1,19 +1,23 @@
-//! Where the sockets and lock files of this user's holders are; who lives, what is stale.
+//! The sockets and lock files of this user's holders: who lives, what is stale.
 
-use std::fs::{DirBuilder, File, Metadata};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Failure, Kind};
+use tokio::net::UnixListener;
+
+use super::places;
+use crate::error::Failure;
 use crate::lock::{Key, Space};
 
 /// The longest path that a Unix socket can have, everywhere.
 const MAX_SOCKET_PATH: usize = 100;
 
-/// A directory that belongs to this user alone.
+/// Directories that belong to this user alone.
 pub struct Registry {
-    dir: PathBuf,
+    dirs: Vec<PathBuf>,
 }
 
 /// A holder's two files. The lock file is locked for as long as the holder lives.
@@ -24,54 +28,21 @@ pub struct Entry {
 }
 
 impl Registry {
-    /// Finds the directory, and makes it if need be.
+    /// Of all places that may have holders.
     pub fn open() -> Result<Registry, Failure> {
-        let mine = nix::unistd::geteuid().as_raw();
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        // Under sudo it may be another user's, in a container it may not exist.
-        let runtime =
-            runtime.filter(|dir| std::fs::metadata(dir).is_ok_and(|about| about.is_dir() && about.uid() == mine));
-        let dir = match runtime {
-            Some(dir) if dir.as_os_str().len() < MAX_SOCKET_PATH - 40 => dir.join("dflock"),
-            _ => PathBuf::from(format!("/tmp/dflock-{mine}")),
-        };
-        Registry::at(dir, mine)
-    }
-
-    fn at(dir: PathBuf, mine: u32) -> Result<Registry, Failure> {
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => {}
-            Err(why) if why.kind() == ErrorKind::AlreadyExists => {}
-            Err(why) => return Err(cannot("make the directory", &dir, &why)),
-        }
-        // Not through a link: in a directory that all may write to, it could lead anywhere.
-        let about = std::fs::symlink_metadata(&dir).map_err(|why| cannot("look at the directory", &dir, &why))?;
-        check(&dir, &about, mine)?;
-        Ok(Registry { dir })
+        Ok(Registry { dirs: places::existing()? })
     }
 
     /// Makes the files of a new holder of this process.
-    pub fn enter(&self, key: &Key, space: Space) -> Result<Entry, Failure> {
-        let name = format!("{}-{}", prefix(key, space), std::process::id());
-        let lock_path = self.dir.join(format!("{name}.lock"));
-        let socket = self.dir.join(format!("{name}.sock"));
-        loop {
-            let lock = File::create(&lock_path).map_err(|why| cannot("write", &lock_path, &why))?;
-            lock.lock().map_err(|why| cannot("lock", &lock_path, &why))?;
-            // Whoever found it unlocked a moment ago has taken it for stale, and removed it.
-            if is_same_file(&lock, &lock_path) {
-                let _ = std::fs::remove_file(&socket);
-                return Ok(Entry { socket, lock_path, _lock: lock });
-            }
-        }
+    pub fn enter(key: &Key, space: Space) -> Result<Entry, Failure> {
+        enter(&places::find_or_make()?, key, space)
     }
 
     /// The sockets of living holders, of this key or of all. What the dead left behind is removed.
     pub fn living(&self, key: Option<(&Key, Space)>) -> Result<Vec<PathBuf>, Failure> {
         let wanted = key.map(|(key, space)| format!("{}-", prefix(key, space)));
         let mut sockets = Vec::new();
-        for entry in std::fs::read_dir(&self.dir).map_err(|why| cannot("read", &self.dir, &why))? {
-            let path = entry.map_err(|why| cannot("read", &self.dir, &why))?.path();
+        for path in self.files()? {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             if path.extension().is_none_or(|ending| ending != "lock")
                 || wanted.as_ref().is_some_and(|wanted| !name.starts_with(wanted.as_str()))
@@ -94,14 +65,55 @@ impl Registry {
         Ok(sockets)
     }
 
-    /// Held by whoever starts a server at the moment.
-    pub fn start_lock(&self) -> Result<File, Failure> {
-        let path = self.dir.join(START_LOCK);
-        File::create(&path).map_err(|why| cannot("write", &path, &why))
+    fn files(&self) -> Result<Vec<PathBuf>, Failure> {
+        let mut files = Vec::new();
+        for dir in &self.dirs {
+            let unreadable = |why| cannot("read", dir, &why);
+            for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+                files.push(entry.map_err(unreadable)?.path());
+            }
+        }
+        Ok(files)
     }
 }
 
-const START_LOCK: &str = "server-start.lock";
+fn enter(dir: &Path, key: &Key, space: Space) -> Result<Entry, Failure> {
+    let name = format!("{}-{}", prefix(key, space), std::process::id());
+    let lock_path = dir.join(format!("{name}.lock"));
+    let socket = dir.join(format!("{name}.sock"));
+    loop {
+        let lock = File::create(&lock_path).map_err(|why| cannot("write", &lock_path, &why))?;
+        lock.lock().map_err(|why| cannot("lock", &lock_path, &why))?;
+        // Whoever found it unlocked a moment ago has taken it for stale, and removed it.
+        if is_same_file(&lock, &lock_path) {
+            let _ = std::fs::remove_file(&socket);
+            return Ok(Entry { socket, lock_path, _lock: lock });
+        }
+    }
+}
+
+impl Entry {
+    pub fn listen(&self) -> Result<UnixListener, Failure> {
+        short_path(&self.socket)
+            .and_then(|(path, _open)| UnixListener::bind(path))
+            .map_err(|why| cannot("listen on", &self.socket, &why))
+    }
+}
+
+/// A path for `bind` and `connect`, which take only short ones. The file must be open meanwhile.
+pub(super) fn short_path(socket: &Path) -> io::Result<(PathBuf, Option<File>)> {
+    if socket.as_os_str().len() < MAX_SOCKET_PATH {
+        return Ok((socket.to_owned(), None));
+    }
+    let (Some(dir), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = File::open(dir)?;
+    Ok((PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name), Some(dir)))
+}
+
+/// What a server's start is taken in turn by, in the same directory.
+pub const START_LOCK: &str = "server-start.lock";
 
 impl Drop for Entry {
     fn drop(&mut self) {
@@ -132,51 +144,27 @@ fn is_same_file(open: &File, path: &Path) -> bool {
     }
 }
 
-fn check(dir: &Path, about: &Metadata, mine: u32) -> Result<(), Failure> {
-    let shown = dir.display();
-    let wrong = |what: String| {
-        Failure::new(Kind::Usage, what).hint("set XDG_RUNTIME_DIR to a directory of your own with mode 700")
-    };
-    if !about.is_dir() {
-        return Err(wrong(format!("{shown} should be a directory for holders, and is none")));
-    }
-    if about.uid() != mine {
-        return Err(wrong(format!("{shown} should be this user's directory for holders, and belongs to another")));
-    }
-    if about.mode() & 0o077 != 0 {
-        return Err(wrong(format!("others may enter {shown} (mode {:03o}), where holders are", about.mode() & 0o777))
-            .hint(format!("chmod 700 {shown}")));
-    }
-    Ok(())
-}
-
 fn cannot(tried: &str, path: &Path, why: &io::Error) -> Failure {
     Failure::usage(format!("cannot {tried} {} for a holder: {why}", path.display()))
-        .hint("XDG_RUNTIME_DIR names the directory to use instead; it needs mode 700 and a little room")
+        .hint("DFLOCK_RUNTIME_DIR names the directory to use instead; it needs mode 700 and a little room")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
-
-    fn registry(home: &tempfile::TempDir) -> Result<Registry, Failure> {
-        Registry::at(home.path().join("dflock"), nix::unistd::geteuid().as_raw())
-    }
 
     #[test]
     fn the_living_are_found_and_the_dead_are_cleared_away() {
         let home = tempfile::tempdir().unwrap();
-        let registry = registry(&home).unwrap();
+        let registry = Registry { dirs: vec![home.path().to_owned()] };
         let key = Key::new(b"k").unwrap();
-        let entry = registry.enter(&key, Space::Locks).unwrap();
+        let entry = enter(home.path(), &key, Space::Locks).unwrap();
         assert_eq!(registry.living(None).unwrap(), std::slice::from_ref(&entry.socket));
         assert_eq!(registry.living(Some((&key, Space::Locks))).unwrap().len(), 1);
         assert!(registry.living(Some((&key, Space::Semaphores))).unwrap().is_empty());
         assert!(registry.living(Some((&Key::new(b"other").unwrap(), Space::Locks))).unwrap().is_empty());
         // As a killed process leaves it: files, but no lock.
-        let stale = home.path().join("dflock/lock-0-1.lock");
+        let stale = home.path().join("lock-0-1.lock");
         std::fs::write(&stale, "").unwrap();
         assert_eq!(registry.living(None).unwrap().len(), 1);
         assert!(!stale.exists());
@@ -185,14 +173,16 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_may_enter_is_refused() {
+    fn a_socket_may_have_a_long_path() {
         let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join("dflock");
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(registry(&home).err().unwrap().message.contains("mode 755"));
-        std::fs::remove_dir(&dir).unwrap();
-        std::os::unix::fs::symlink("/tmp", &dir).unwrap();
-        assert!(registry(&home).err().unwrap().message.contains("is none"));
+        let deep = home.path().join("long".repeat(30));
+        std::fs::create_dir(&deep).unwrap();
+        let socket = deep.join("a.sock");
+        let (path, _open) = short_path(&socket).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+        let (path, _open) = short_path(&socket).unwrap();
+        std::os::unix::net::UnixStream::connect(path).unwrap();
+        assert!(socket.exists());
+        drop(listener);
     }
 }

@@ -73,9 +73,8 @@ type Life = (Holder, Entry, UnixListener, Option<Watch>);
 
 /// Everything that can fail for want of a place or an owner comes before the lock.
 fn begin(job: Job, backend: Backend) -> Result<Life, Failure> {
-    let entry = Registry::open()?.enter(&job.key, job.kind.space())?;
-    let listener = UnixListener::bind(&entry.socket)
-        .map_err(|why| Failure::internal(&format!("listen on {}", entry.socket.display()), &why))?;
+    let entry = Registry::enter(&job.key, job.kind.space())?;
+    let listener = entry.listen()?;
     let watch = match job.owner {
         None => None,
         Some(owner) => Some(Watch::start(owner).ok_or_else(|| {

@@ -62,7 +62,7 @@ impl Desk {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dflock"));
         command.args(args).env_clear().current_dir(self.path());
-        command.env("HOME", self.path()).env("XDG_RUNTIME_DIR", self.path().join("run"));
+        command.env("HOME", self.path()).env("DFLOCK_RUNTIME_DIR", self.path().join("run"));
         command.env("XDG_CONFIG_HOME", self.path().join("config"));
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -48,7 +48,7 @@ const REFUSED: [&str; 21] = [
 const ENDED: [&str; 3] = ["sh ./ended KILL", "sh ./ended TERM", "sh -c 'ulimit -n 5; exec dflock acquire k --export'"];
 
 /// Sends a signal to a dflock that waits for the lock.
-const ENDED_SCRIPT: &str = "there() { ls \"$XDG_RUNTIME_DIR\"/dflock/*.sock >/dev/null 2>&1; }
+const ENDED_SCRIPT: &str = "there() { ls \"$DFLOCK_RUNTIME_DIR\"/*.sock >/dev/null 2>&1; }
 while there; do sleep 0.01; done
 dflock acquire busy --export -w forever & pid=$!
 until there; do sleep 0.01; done

@@ -1,4 +1,5 @@
-//! The runtime directory: missing, not ours, open to others, not writable. Never a lock without a holder.
+//! Where holders are: found from everywhere, missing, not ours, open to others, not writable. Never a lock without
+//! a holder.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -17,62 +18,151 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// `acquire` in a house with this runtime directory, or none.
-fn acquire_in(house: &House, runtime: Option<&Path>) -> Said {
-    with(house, runtime, &["acquire", "job"])
+/// `acquire` with this directory, or none, named.
+fn acquire_in(house: &House, dir: Option<&Path>) -> Said {
+    with(house, dir, &["acquire", "job"])
 }
 
-fn with(house: &House, runtime: Option<&Path>, args: &[&str]) -> Said {
+fn with(house: &House, dir: Option<&Path>, args: &[&str]) -> Said {
     let mut command = house.command("dflock");
-    match runtime {
-        Some(dir) => command.env("XDG_RUNTIME_DIR", dir),
-        None => command.env_remove("XDG_RUNTIME_DIR"),
+    match dir {
+        Some(dir) => command.env("DFLOCK_RUNTIME_DIR", dir),
+        None => command.env_remove("DFLOCK_RUNTIME_DIR"),
     };
     finish(command.args(args).spawn().expect("dflock starts"))
+}
+
+/// A user of this number, who need not have an account.
+struct User<'a> {
+    house: &'a House,
+    number: u32,
+}
+
+impl User<'_> {
+    /// `None`: the program cannot be run by them here.
+    fn run(&self, variables: &[(&str, &Path)], args: &[&str]) -> Option<Said> {
+        let mut command = self.house.command("dflock");
+        command.env_remove("DFLOCK_RUNTIME_DIR").env_remove("HOME").current_dir("/").uid(self.number);
+        command.envs(variables.iter().copied()).args(args);
+        match command.spawn() {
+            Ok(child) => Some(finish(child)),
+            Err(why) => {
+                crate::house::tools::skipped(&format!("the program cannot be run as another user here: {why}"));
+                None
+            }
+        }
+    }
+
+    fn dir(&self, name: &str) -> std::path::PathBuf {
+        let dir = self.house.path(name);
+        fs::create_dir_all(&dir).expect("a directory");
+        mode(&dir, 0o700);
+        chown(&dir, Some(self.number), None).expect("it is given away");
+        dir
+    }
 }
 
 #[track_caller]
 fn assert_refused(house: &House, said: &Said, word: &str) {
     assert_eq!(said.code, 125, "{said:?}");
     assert!(said.err.starts_with("dflock: ") && said.err.contains(word), "{said:?}");
-    assert!(said.err.contains("XDG_RUNTIME_DIR") || said.err.contains("chmod"), "a way out: {said:?}");
+    assert!(said.err.contains("DFLOCK_RUNTIME_DIR") || said.err.contains("chmod"), "a way out: {said:?}");
     assert_eq!(said.out, "");
     assert!(!house.is_held("job"), "no lock is left on the server");
 }
 
 #[test]
-fn without_a_runtime_directory_there_is_another() {
+fn any_path_will_do() {
     let house = House::new();
-    let file = house.path("file");
-    fs::write(&file, "").unwrap();
-    let deep = house.path(&"long".repeat(20));
-    fs::create_dir(&deep).unwrap();
-    mode(&deep, 0o700);
-    let missing = house.path("missing");
-    for runtime in [None, Some(missing.as_path()), Some(file.as_path()), Some(deep.as_path())] {
-        // Others may use it at the same time, so the key is our own.
-        let key = format!("places-{}", std::process::id());
-        let token = with(&house, runtime, &["acquire", &key]).ok().to_owned();
-        with(&house, runtime, &["renew", &key]).ok();
-        with(&house, runtime, &["release", &key, &token]).ok();
-        assert!(!house.is_held(&key));
+    let deep = house.path(&"long".repeat(20)).join("deep".repeat(20));
+    fs::create_dir_all(deep.parent().unwrap()).unwrap();
+    for dir in [deep, house.path("missing")] {
+        let token = with(&house, Some(&dir), &["acquire", "job"]).ok().to_owned();
+        with(&house, Some(&dir), &["renew", "job"]).ok();
+        with(&house, Some(&dir), &["release", "job", &token]).ok();
+        assert!(!house.is_held("job"));
     }
+}
+
+/// What only a login has makes no difference: neither that it is there, nor that it is gone.
+#[test]
+fn every_session_of_a_user_finds_every_holder() {
+    if !is_root() {
+        eprintln!("SKIPPED: only root can become somebody else");
+        return;
+    }
+    let house = House::new();
+    mode(house.home.path(), 0o755);
+    let user = User { house: &house, number: 54_321 };
+    let (home, login) = (user.dir("home"), user.dir("login"));
+    let (at_login, in_cron) = ([("HOME", home.as_path()), ("XDG_RUNTIME_DIR", &login)], [("HOME", home.as_path())]);
+    // It may be anybody's, and harms nobody.
+    let squatted = Path::new("/tmp/dflock-54321");
+    let _ = fs::create_dir(squatted);
+    for (takes, gives) in [(&at_login[..], &in_cron[..]), (&in_cron, &at_login)] {
+        let free = ["--owner", "none", "--max-hold", "60s"];
+        let Some(taken) = user.run(takes, &[&["acquire", "job"], &free[..]].concat()) else { return };
+        taken.ok();
+        assert!(user.run(gives, &["holders"]).expect("it ran").ok().contains("job"));
+        let _ = fs::remove_dir_all(&login);
+        user.run(gives, &["renew", "job"]).expect("it ran").ok();
+        user.run(gives, &["release", "job"]).expect("it ran").ok();
+        assert!(!house.is_held("job"));
+        user.dir("login");
+    }
+    // Somebody else's home, as under sudo, is not written to; with none of their own there is nothing left.
+    let other = house.path("other");
+    fs::create_dir(&other).unwrap();
+    for home in [&[("HOME", other.as_path())][..], &[]] {
+        let said = user.run(home, &["acquire", "job"]).expect("it ran");
+        assert_refused(&house, &said, "for a holder");
+        assert_eq!(fs::read_dir(&other).unwrap().count() + fs::read_dir(squatted).unwrap().count(), 0);
+        // A command needs no such place.
+        user.run(home, &["exec", "job", "true"]).expect("it ran").ok();
+        user.run(home, &["status", "job"]).expect("it ran").ok();
+        assert!(!user.run(home, &["holders"]).expect("it ran").ok().contains("job"));
+    }
+    let _ = fs::remove_dir(squatted);
+}
+
+#[test]
+fn root_needs_no_login_either() {
+    if !is_root() {
+        eprintln!("SKIPPED: only root is root");
+        return;
+    }
+    let house = House::new();
+    let elsewhere = house.path("login");
+    fs::create_dir(&elsewhere).unwrap();
+    // Others may use it at the same time, so the key is our own.
+    let key = format!("places-{}", std::process::id());
+    let at_login = |args: &[&str]| {
+        let mut command = house.command("dflock");
+        command.env_remove("DFLOCK_RUNTIME_DIR").env("XDG_RUNTIME_DIR", &elsewhere);
+        finish(command.args(args).spawn().expect("dflock starts"))
+    };
+    let token = at_login(&["acquire", &key]).ok().to_owned();
+    assert!(with(&house, None, &["holders", "--keys"]).ok().contains(&key));
+    with(&house, None, &["release", &key, &token]).ok();
+    assert!(!house.is_held(&key));
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
 }
 
 #[test]
 fn a_directory_that_others_may_enter_is_refused() {
     let house = House::new();
-    house.dflock(&["holders"]).ok();
     let dir = house.runtime.join("dflock");
+    house.dflock(&["acquire", "first"]).ok();
+    house.dflock(&["release", "first"]).ok();
     for wrong in [0o755, 0o710, 0o777] {
         mode(&dir, wrong);
-        assert_refused(&house, &acquire_in(&house, Some(&house.runtime)), &format!("mode {wrong:03o}"));
-        assert_refused(&house, &with(&house, Some(&house.runtime), &["holders"]), "mode");
+        assert_refused(&house, &acquire_in(&house, Some(&dir)), &format!("mode {wrong:03o}"));
+        assert_refused(&house, &with(&house, Some(&dir), &["holders"]), "mode");
     }
     mode(&dir, 0o700);
     // That the directory above is open does no harm.
     mode(&house.runtime, 0o755);
-    acquire_in(&house, Some(&house.runtime)).ok();
+    acquire_in(&house, Some(&dir)).ok();
     house.dflock(&["release", "job"]).ok();
 }
 
@@ -81,13 +171,13 @@ fn what_is_no_directory_is_refused() {
     let house = House::new();
     let dir = house.runtime.join("dflock");
     fs::write(&dir, "").unwrap();
-    assert_refused(&house, &acquire_in(&house, Some(&house.runtime)), "is none");
+    assert_refused(&house, &acquire_in(&house, Some(&dir)), "is none");
     fs::remove_file(&dir).unwrap();
     let elsewhere = house.path("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     mode(&elsewhere, 0o700);
     std::os::unix::fs::symlink(&elsewhere, &dir).unwrap();
-    assert_refused(&house, &acquire_in(&house, Some(&house.runtime)), "is none");
+    assert_refused(&house, &acquire_in(&house, Some(&dir)), "is none");
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
 }
 
@@ -98,16 +188,14 @@ fn a_directory_of_another_user_is_not_used() {
         return;
     }
     let house = House::new();
-    house.dflock(&["holders"]).ok();
     let dir = house.runtime.join("dflock");
+    fs::create_dir(&dir).unwrap();
+    mode(&dir, 0o700);
     chown(&dir, Some(NOBODY), None).unwrap();
-    assert_refused(&house, &acquire_in(&house, Some(&house.runtime)), "belongs to another");
-    // All of it another's, as under sudo: there is a directory for that.
-    chown(&house.runtime, Some(NOBODY), None).unwrap();
-    let key = format!("sudo-{}", std::process::id());
-    let token = with(&house, Some(&house.runtime), &["acquire", &key]).ok().to_owned();
+    for verb in ["acquire", "release"] {
+        assert_refused(&house, &with(&house, Some(&dir), &[verb, "job"]), "belongs to another");
+    }
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
-    with(&house, Some(&house.runtime), &["release", &key, &token]).ok();
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl House {
         let mut command = Command::new(if program == "dflock" { dflock.as_os_str() } else { program.as_ref() });
         command.env_clear().current_dir(self.home.path());
         command.env("PATH", format!("{bin}:/usr/local/bin:/usr/bin:/bin"));
-        command.env("HOME", self.home.path()).env("XDG_RUNTIME_DIR", &self.runtime);
+        command.env("HOME", self.home.path()).env("DFLOCK_RUNTIME_DIR", self.runtime.join("dflock"));
         command.env("DFLOCK_SERVERS", &self.servers);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
