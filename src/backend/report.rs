@@ -15,16 +15,6 @@ pub struct Stats {
     pub idle_semaphores: Vec<IdleRow>,
 }
 
-impl Stats {
-    /// Leaves what is not of keys that begin with `start`.
-    pub fn narrow(&mut self, start: &str) {
-        self.locks.retain(|row| row.key.starts_with(start));
-        self.semaphores.retain(|row| row.key.starts_with(start));
-        self.idle_locks.retain(|row| row.key.starts_with(start));
-        self.idle_semaphores.retain(|row| row.key.starts_with(start));
-    }
-}
-
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LockRow {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::connection::{Connection, No, Said};
+use super::connection::{Connection, No, Pieces, Said};
 use super::retry::Backoff;
 use super::{Access, Trouble};
 use crate::clock::{self, Moment};
@@ -43,6 +43,28 @@ impl Shard {
         expect: Expect,
         patience: Patience,
     ) -> Result<Answered, (Trouble, Address)> {
+        self.ask_any(access, &request, expect, None, patience).await
+    }
+
+    /// The same for a document that is too long to be kept whole.
+    pub async fn ask_in_pieces<'a>(
+        &self,
+        access: &Access,
+        request: impl Fn() -> Request<'a>,
+        pieces: &mut dyn Pieces,
+        patience: Patience,
+    ) -> Result<Answered, (Trouble, Address)> {
+        self.ask_any(access, &request, Expect::Document, Some(pieces), patience).await
+    }
+
+    async fn ask_any<'a>(
+        &self,
+        access: &Access,
+        request: &impl Fn() -> Request<'a>,
+        expect: Expect,
+        mut pieces: Option<&mut dyn Pieces>,
+        patience: Patience,
+    ) -> Result<Answered, (Trouble, Address)> {
         let mut backoff = Backoff::default();
         let name = (self.members.len() > 1).then(|| format!("{:016x}{:016x}", random(), random()));
         // Each member has its share of the time, so that one that is frozen does not hide the others.
@@ -56,7 +78,17 @@ impl Shard {
             for _ in 0..self.members.len() {
                 let member = &self.members[at];
                 let following = (at + 1) % self.members.len();
-                match self.ask_one(member, access, name.as_deref(), &request, expect, patience.until).await {
+                let connecting = Connection::open(member, access, name.as_deref().map(str::as_bytes), patience.until);
+                let asking = async {
+                    let mut connection = connecting.await?;
+                    let asked = clock::now();
+                    let said = match &mut pieces {
+                        None => connection.exchange(request(), expect, patience.until).await?,
+                        Some(pieces) => connection.exchange_in_pieces(request(), patience.until, *pieces).await?,
+                    };
+                    Ok::<_, Trouble>(Answered { connection, asked, said })
+                };
+                match asking.await {
                     Ok(Answered { said: Said::Refused(No::NotLeader(leader)), .. }) if self.members.len() > 1 => {
                         someone_answers = true;
                         at = leader.and_then(|leader| self.find(&leader)).filter(|to| *to != at).unwrap_or(following);
@@ -80,21 +112,6 @@ impl Shard {
             }
             tokio::time::sleep(pause).await;
         }
-    }
-
-    async fn ask_one<'a>(
-        &self,
-        member: &Address,
-        access: &Access,
-        name: Option<&str>,
-        request: &impl Fn() -> Request<'a>,
-        expect: Expect,
-        until: Moment,
-    ) -> Result<Answered, Trouble> {
-        let mut connection = Connection::open(member, access, name.map(str::as_bytes), until).await?;
-        let asked = clock::now();
-        let said = connection.exchange(request(), expect, until).await?;
-        Ok(Answered { connection, asked, said })
     }
 
     /// The member that goes by this name. A server must not send us to addresses that nobody configured.

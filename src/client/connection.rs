@@ -19,11 +19,11 @@ use crate::net::{Address, Stream, dial};
 use crate::wire::Request;
 use crate::wire::answer::{self, Answer, Expect, Refusal};
 
-/// The longest answer that is not a document.
+/// The longest answer that is kept whole.
 const MAX_ANSWER: usize = 4 * 1024;
 
-/// The longest document: the stats of some millions of locks.
-const MAX_DOCUMENT: usize = 1024 * 1024 * 1024;
+/// How much of a longer one is read at once.
+const PIECE: usize = 64 * 1024;
 
 /// A pause this long ends every wait in practice, and overflows no clock.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -67,6 +67,14 @@ pub enum No {
     LeaseExpired,
     NotLeader(Option<String>),
     Other(String),
+}
+
+/// Takes a long document as it comes.
+pub trait Pieces: Send {
+    /// Another one begins.
+    fn begin(&mut self);
+    /// Says why it cannot go on.
+    fn take(&mut self, piece: &[u8]) -> Result<(), String>;
 }
 
 pub struct Connection {
@@ -129,6 +137,51 @@ impl Connection {
 
     /// Sends a request and waits for its answer.
     pub async fn exchange(&mut self, request: Request<'_>, expect: Expect, until: Moment) -> Result<Said, Trouble> {
+        self.speak(request, until).await?;
+        let listening = async {
+            let line = self.line().await?;
+            self.understand(line, expect)
+        };
+        timeout(left(until), listening).await.unwrap_or(Err(Trouble::Silent))
+    }
+
+    /// The same for a document that is too long to be kept whole.
+    pub async fn exchange_in_pieces(
+        &mut self,
+        request: Request<'_>,
+        until: Moment,
+        pieces: &mut dyn Pieces,
+    ) -> Result<Said, Trouble> {
+        self.speak(request, until).await?;
+        pieces.begin();
+        let listening = async {
+            while self.input.len() < answer::DOCUMENT_BEGINS.len() && !self.input.contains(&b'\n') {
+                self.read_some(MAX_ANSWER).await?;
+            }
+            if !self.input.starts_with(answer::DOCUMENT_BEGINS) {
+                let line = self.line().await?;
+                return self.understand(line, Expect::Document);
+            }
+            self.input.drain(..answer::DOCUMENT_BEGINS.len());
+            loop {
+                let end = self.input.iter().position(|byte| *byte == b'\n');
+                pieces.take(&self.input[..end.unwrap_or(self.input.len())]).map_err(Trouble::Nonsense)?;
+                match end {
+                    Some(end) => drop(self.input.drain(..=end)),
+                    None => self.input.clear(),
+                }
+                if end.is_some() {
+                    self.heard = true;
+                    return Ok(Said::Document(Vec::new()));
+                }
+                self.read_some(PIECE).await?;
+            }
+        };
+        timeout(left(until), listening).await.unwrap_or(Err(Trouble::Silent))
+    }
+
+    async fn speak(&mut self, request: Request<'_>, until: Moment) -> Result<(), Trouble> {
+        self.nothing_unasked().await?;
         let mut bytes = std::mem::take(&mut self.hello);
         request.write(&mut bytes);
         let greetings = std::mem::take(&mut self.greetings);
@@ -142,12 +195,29 @@ impl Connection {
             Ok(())
         };
         let silence = if greeting_limit == LONGEST { Trouble::Silent } else { Trouble::Mute };
-        timeout(left(until).min(greeting_limit), speaking).await.unwrap_or(Err(silence))?;
-        let listening = async {
-            let line = self.line(expect).await?;
-            self.understand(line, expect)
-        };
-        timeout(left(until), listening).await.unwrap_or(Err(Trouble::Silent))
+        timeout(left(until).min(greeting_limit), speaking).await.unwrap_or(Err(silence))
+    }
+
+    /// What came before it was asked for answers nothing: a renewal that is believed for it could be of a lock
+    /// that was given away since.
+    async fn nothing_unasked(&mut self) -> Result<(), Trouble> {
+        if self.input.is_empty() {
+            match self.stream.unread(MAX_ANSWER).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(bytes)) if bytes.is_empty() => return Err(self.ended()),
+                Ok(Some(bytes)) => self.input = bytes,
+                Err(why) => return Err(broken(why)),
+            }
+        }
+        // A server may say that it has no room, or that it cuts a connection, before it closes it.
+        let line = self.input.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        Err(match Answer::parse(line, Expect::Done) {
+            Some(Answer::Refused(Refusal::MaxConnections)) => Trouble::Full,
+            Some(Answer::Refused(Refusal::Draining)) => Trouble::Draining,
+            Some(Answer::Refused(_)) if self.heard => Trouble::Broken("the server cut it".to_owned()),
+            _ if self.heard => Trouble::Broken("it answered before it was asked".to_owned()),
+            _ => Trouble::Nonsense(format!("it spoke first: {}", show(&self.input))),
+        })
     }
 
     /// Agrees on how long the server keeps this connection's locks when it breaks.
@@ -178,8 +248,7 @@ impl Connection {
     }
 
     async fn greet(&mut self, greeting: Greeting) -> Result<(), Trouble> {
-        // Small ones, whatever they are.
-        let line = self.line(Expect::Done).await?;
+        let line = self.line().await?;
         let expect = if greeting == Greeting::About { Expect::Document } else { Expect::Done };
         match (greeting, self.understand(line, expect)) {
             (Greeting::About, Ok(Said::Document(json))) => self.about = read_about(&json),
@@ -193,11 +262,9 @@ impl Connection {
     }
 
     /// One line without its end, however it comes.
-    async fn line(&mut self, expect: Expect) -> Result<Vec<u8>, Trouble> {
+    async fn line(&mut self) -> Result<Vec<u8>, Trouble> {
         let mut searched = 0;
         loop {
-            let is_document = expect == Expect::Document && answer::is_document_so_far(&self.input);
-            let limit = if is_document { MAX_DOCUMENT } else { MAX_ANSWER };
             if let Some(at) = self.input[searched..].iter().position(|byte| *byte == b'\n') {
                 let rest = self.input.split_off(searched + at + 1);
                 let mut line = std::mem::replace(&mut self.input, rest);
@@ -206,20 +273,28 @@ impl Connection {
                 return Ok(line);
             }
             searched = self.input.len();
-            if searched > limit {
-                return Err(Trouble::Nonsense(format!("an answer of more than {limit} bytes")));
+            if searched >= MAX_ANSWER {
+                return Err(Trouble::Nonsense(format!("an answer of more than {MAX_ANSWER} bytes")));
             }
-            self.input.reserve(if searched < MAX_ANSWER { MAX_ANSWER } else { 64 * 1024 });
-            match self.stream.read_buf(&mut self.input).await {
-                Ok(0) if searched == 0 && !self.heard => {
-                    return Err(Trouble::Broken("closed without a word".to_owned()));
-                }
-                Ok(0) if searched == 0 => return Err(Trouble::Broken("closed by the server".to_owned())),
-                Ok(0) => return Err(Trouble::Nonsense(format!("half an answer: {}", show(&self.input)))),
-                Ok(_) => {}
-                Err(why) => return Err(broken(why)),
-            }
+            self.read_some(MAX_ANSWER - searched).await?;
         }
+    }
+
+    /// Reads what is there, at most `most` bytes of it.
+    async fn read_some(&mut self, most: usize) -> Result<(), Trouble> {
+        let had = self.input.len();
+        self.input.reserve(most);
+        let read = (&mut self.stream).take(most as u64).read_buf(&mut self.input).await;
+        match read {
+            Ok(0) if had == 0 => Err(self.ended()),
+            Ok(0) => Err(Trouble::Nonsense(format!("half an answer: {}", show(&self.input)))),
+            Ok(_) => Ok(()),
+            Err(why) => Err(broken(why)),
+        }
+    }
+
+    fn ended(&self) -> Trouble {
+        Trouble::Broken(if self.heard { "closed by the server" } else { "closed without a word" }.to_owned())
     }
 
     fn understand(&self, line: Vec<u8>, expect: Expect) -> Result<Said, Trouble> {

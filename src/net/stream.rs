@@ -1,10 +1,12 @@
 //! One stream type for TCP, TLS and Unix sockets.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
+use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -22,7 +24,30 @@ impl Stream {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         match recv(self.as_fd().as_raw_fd(), &mut [0], flags) {
             Ok(unread) => unread == 0,
-            Err(why) => why != nix::errno::Errno::EAGAIN && why != nix::errno::Errno::EINTR,
+            Err(why) => why != Errno::EAGAIN && why != Errno::EINTR,
+        }
+    }
+
+    /// What has arrived and was not read yet, at most `most` bytes of it; nothing at the end. The kernel is asked:
+    /// the event loop may not have heard of it. `None`: nothing has arrived.
+    pub async fn unread(&mut self, most: usize) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; most];
+        if let Stream::Tls(stream) = self {
+            // Not all that arrives is for us, so it has to be read.
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let read = poll_fn(|cx| match Pin::new(&mut **stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(read) => Poll::Ready(read.map(Some)),
+                Poll::Pending => Poll::Ready(Ok(None)),
+            });
+            return Ok(read.await?.map(|()| buffer.filled().to_vec()));
+        }
+        match recv(self.as_fd().as_raw_fd(), &mut bytes, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+            Ok(count) => {
+                bytes.truncate(count);
+                Ok(Some(bytes))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(why) => Err(why.into()),
         }
     }
 

@@ -155,10 +155,8 @@ pub fn document_of(mut line: Vec<u8>) -> Vec<u8> {
     line
 }
 
-/// Whether an answer that is not complete yet is a document, which may be long.
-pub fn is_document_so_far(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"ok {")
-}
+/// How an answer begins that is a document, and may be long.
+pub const DOCUMENT_BEGINS: &[u8] = b"ok ";
 
 /// Begins an answer whose JSON is written in pieces.
 pub fn begin_document(out: &mut Vec<u8>) {

@@ -10,6 +10,7 @@ mod backlog;
 mod breaks;
 mod certificates;
 mod checker;
+mod client_answers;
 mod client_arguments;
 mod client_auth;
 mod client_autostart;

@@ -2,12 +2,14 @@
 
 mod hold;
 mod place;
+mod rows;
 mod site;
 
 use std::time::Duration;
 
 pub use hold::Hold;
 pub use place::Place;
+use rows::Rows;
 use site::{Site, in_words};
 
 use super::{Ask, Inherited, Renewal, Stats, Status, Wait};
@@ -158,52 +160,55 @@ impl Servers {
 
     /// Narrowed here: the protocol has no way to ask for some keys only.
     pub async fn stats(&self, start: &[u8]) -> Vec<(String, Result<Stats, Failure>)> {
+        let start = String::from_utf8_lossy(start).into_owned();
         let mut asking = tokio::task::JoinSet::new();
         for (at, shard) in self.shards.iter().enumerate() {
             if self.picked.is_none_or(|picked| picked == at) {
-                let (shard, access) = (shard.clone(), self.access.clone());
-                asking.spawn(async move { (at, shard.to_string(), stats_of(&shard, &access, "get stats").await) });
+                let (shard, access, start) = (shard.clone(), self.access.clone(), start.clone());
+                asking.spawn(async move {
+                    let stats = stats_of(&shard, &access, "get stats", |key| key.starts_with(&start)).await;
+                    (at, shard.to_string(), stats)
+                });
             }
         }
         let mut all = asking.join_all().await;
         all.sort_by_key(|(at, ..)| *at);
-        let narrow = |mut stats: Stats| {
-            stats.narrow(&String::from_utf8_lossy(start));
-            stats
-        };
-        all.into_iter().map(|(_, server, stats)| (server, stats.map(narrow))).collect()
+        all.into_iter().map(|(_, server, stats)| (server, stats)).collect()
     }
 
     pub async fn status(&self, key: &Key) -> Result<Status, Failure> {
         let (at, server) = self.server_of(key);
         let name = key.to_string();
-        let stats = stats_of(&self.shards[at], &self.access, &format!("look up {name}")).await;
+        let tried = format!("look up {name}");
+        let stats = stats_of(&self.shards[at], &self.access, &tried, |key| key == name).await;
         let stats = stats.map_err(|mut failure| {
             failure.key = Some(name.clone());
             failure
         })?;
-        Ok(Status {
-            server,
-            lock: stats.locks.into_iter().find(|row| row.key == name),
-            semaphore: stats.semaphores.into_iter().find(|row| row.key == name),
-        })
+        Ok(Status { server, lock: stats.locks.into_iter().next(), semaphore: stats.semaphores.into_iter().next() })
     }
 }
 
-async fn stats_of(shard: &Shard, access: &Access, tried: &str) -> Result<Stats, Failure> {
-    let now = clock::now();
-    let connect_until = now + access.connect_retry;
+/// What a server holds of the keys that are wanted.
+async fn stats_of(
+    shard: &Shard,
+    access: &Access,
+    tried: &str,
+    wanted: impl Fn(&str) -> bool + Send,
+) -> Result<Stats, Failure> {
+    let connect_until = clock::now() + access.connect_retry;
     let patience = Patience { until: connect_until + STATS_TIMEOUT, connect_until };
-    let answered = shard.ask(access, || Request::Stats, Expect::Document, patience).await;
+    let mut rows = Rows::new(wanted);
+    let answered = shard.ask_in_pieces(access, || Request::Stats, &mut rows, patience).await;
     let Answered { connection, said, .. } =
         answered.map_err(|(trouble, member)| trouble.into_failure(tried, &member))?;
-    let nonsense = |why: &str| Trouble::Nonsense(why.to_owned()).into_failure(tried, &connection.address);
+    let nonsense = |why: String| Trouble::Nonsense(why).into_failure(tried, &connection.address);
     match said {
-        Said::Document(json) => {
-            let stats: Stats = serde_json::from_slice(&json).map_err(|why| nonsense(&why.to_string()))?;
+        Said::Document(_) => {
+            let stats = rows.finish().map_err(nonsense)?;
             Ok(Stats { grants: connection.about.grants, ..stats })
         }
-        said => Err(nonsense(in_words(&said))),
+        said => Err(nonsense(in_words(&said).to_owned())),
     }
 }
 
