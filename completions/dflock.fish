@@ -63,7 +63,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand exec" -l etcd-prefix -d 'I
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand exec" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand exec" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -s n -l no-wait -d 'Fail at once if it is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
@@ -92,7 +92,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l etcd-prefix -d
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s n -l no-wait -d 'Fail at once if it is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
@@ -112,7 +112,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand release" -l etcd-prefix -d
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand release" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand release" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l json -d 'Answer with one JSON object on stdout, failures too'
@@ -131,7 +131,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand renew" -l etcd-prefix -d '
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand renew" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand renew" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l json -d 'Answer with one JSON object on stdout, failures too'
@@ -159,7 +159,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l etcd-prefix -d
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -s n -l no-wait -d 'Fail at once if it is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
@@ -180,7 +180,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand wait" -l etcd-prefix -d 'I
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand wait" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand wait" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -s n -l no-wait -d 'Fail at once if it is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
@@ -216,7 +216,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s n -l no-wait -d 'Fail at once if it is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
@@ -237,7 +237,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l json -d 'Answer with one JSON object on stdout, failures too'
@@ -257,7 +257,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l json -d 'Answer with one JSON object on stdout, failures too'
@@ -286,7 +286,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s n -l no-wait -d 'Fail at once if it is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
@@ -308,7 +308,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -s n -l no-wait -d 'Fail at once if it is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
@@ -327,7 +327,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand status" -l etcd-prefix -d 
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand status" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand status" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l json -d 'Answer with one JSON object on stdout, failures too'
@@ -350,7 +350,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand stats" -l etcd-prefix -d '
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand stats" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand stats" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l json -d 'Answer with one JSON object on stdout, failures too'
@@ -406,7 +406,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand config" -l etcd-prefix -d 
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l etcd-user -d 'User to log in to etcd as' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand config" -l connect-retry -d 'How long to try again while no server can be reached [default: 0]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand config" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l tls -d 'Speak TLS'
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l json -d 'Answer with one JSON object on stdout, failures too'

@@ -1,6 +1,7 @@
 //! Members of one shard: the one that leads is asked, and only those that were configured are ever asked.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::connection::{Connection, No, Pieces, Said};
 use super::retry::Backoff;
@@ -21,8 +22,10 @@ pub struct Shard {
 pub struct Patience {
     /// When no answer is of use any more.
     pub until: Moment,
-    /// Until when a server that cannot be reached is tried again.
-    pub connect_until: Moment,
+    /// How long a server that cannot be reached is tried again, from when that was first seen.
+    pub retry: Duration,
+    /// Whether a server that is stopping is waited for: until it has another one in its place.
+    pub outlasts_drain: bool,
 }
 
 /// A request that was answered.
@@ -66,6 +69,7 @@ impl Shard {
         patience: Patience,
     ) -> Result<Answered, (Trouble, Address)> {
         let mut backoff = Backoff::default();
+        let mut failing_since = None;
         let name = (self.members.len() > 1).then(|| format!("{:016x}{:016x}", random(), random()));
         // Each member has its share of the time, so that one that is frozen does not hide the others.
         let members = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
@@ -97,17 +101,22 @@ impl Shard {
                     Ok(answered) => return Ok(answered),
                     Err(trouble) if !trouble.passes() => return Err((trouble, member.clone())),
                     Err(trouble) => {
+                        someone_answers |= matches!(trouble, Trouble::Draining) && patience.outlasts_drain;
                         last = Some((trouble, member));
                         at = following;
                     }
                 }
             }
+            let Some((trouble, member)) = last else { return Err((Trouble::NoLeader, self.members[at].clone())) };
             let now = clock::now();
-            let until = if someone_answers { patience.until } else { patience.connect_until.min(patience.until) };
+            let until = if someone_answers {
+                failing_since = None;
+                patience.until
+            } else {
+                (*failing_since.get_or_insert(now) + patience.retry).min(patience.until)
+            };
             let pause = backoff.next(random());
-            if now + pause >= until
-                && let Some((trouble, member)) = last
-            {
+            if now + pause >= until {
                 return Err((trouble, member.clone()));
             }
             tokio::time::sleep(pause).await;

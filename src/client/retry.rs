@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(50);
-const MOST: Duration = Duration::from_secs(2);
+const MOST: Duration = Duration::from_secs(1);
 
 /// Doubles with every attempt, with jitter so that a fleet does not come back all at once.
 #[derive(Clone, Copy, Debug, Default)]

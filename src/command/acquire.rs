@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::busy::who_has_it;
 use super::manner::Manner;
-use super::site::{backend_of, site_of};
+use super::site::{backend_of, site_that_waits};
 use super::target::Target;
 use super::{export, local};
 use crate::backend::Feature;
@@ -128,7 +128,7 @@ impl Wanted {
         let settings = self.target.settings(self.wait.flags())?;
         let kind = limit.map_or(Kind::Lock, |limit| Kind::Semaphore { limit });
         let owner = self.keep.owner()?;
-        let site = site_of(&settings, &self.target)?;
+        let site = site_that_waits(&settings)?;
         let backend = backend_of(&site)?;
         if limit.is_some() {
             backend.check(Feature::Semaphores)?;

@@ -11,7 +11,7 @@ use super::busy::{in_words, who_has_it};
 use super::guardian;
 use super::local;
 use super::manner::Manner;
-use super::site::{backend_of, site_of};
+use super::site::{backend_of, site_that_waits};
 use super::target::Target;
 use crate::backend::{Ask, Backend, Inherited, Status, Wait};
 use crate::error::{Failure, Kind as Wrong};
@@ -119,7 +119,7 @@ impl Exec {
         }
         let asks = self.asks(settings.timeout)?;
         let held = nested(&asks)?;
-        let site = site_of(&settings, &self.target)?;
+        let site = site_that_waits(&settings)?;
         let backend = backend_of(&site)?;
         local::ensure(&settings)?;
         let rules = Rules {

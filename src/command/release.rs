@@ -228,7 +228,7 @@ impl Release {
                 (None, None) => Err(not_held(&key)),
                 (None, Some(token)) => {
                     let settings = self.target.settings(Vec::new())?;
-                    let backend = backend_of(&site_of(&settings, &self.target)?)?;
+                    let backend = backend_of(&site_of(&settings)?)?;
                     backend
                         .release(&key, space, token)
                         .await

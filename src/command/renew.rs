@@ -64,7 +64,7 @@ impl Renew {
                 (None, Some(token)) => {
                     let lease = self.lease_to_send(&key, token)?;
                     let settings = self.target.settings(Vec::new())?;
-                    let backend = backend_of(&site_of(&settings, &self.target)?)?;
+                    let backend = backend_of(&site_of(&settings)?)?;
                     let seconds = backend
                         .renew(&key, space, token, lease)
                         .await

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::target::Target;
 use crate::backend::{Backend, dflockd, etcd};
 use crate::client::Access;
 use crate::client::cluster::Shard;
@@ -12,8 +11,14 @@ use crate::net::{Tls, tls};
 use crate::settings::Settings;
 use crate::settings::servers::{self, Servers, Service};
 
+/// For what waits for a lock: a server that cannot be reached is tried again.
+pub(crate) fn site_that_waits(settings: &Settings) -> Result<Site, Failure> {
+    let connect_retry = settings.connect_retry_while_waiting();
+    Ok(Site { connect_retry, ..site_of(settings)? })
+}
+
 /// What a holder needs of the settings. Relative paths are made absolute: a holder lives in `/`.
-pub(crate) fn site_of(settings: &Settings, target: &Target) -> Result<Site, Failure> {
+pub(crate) fn site_of(settings: &Settings) -> Result<Site, Failure> {
     let absolute = |path: &std::path::PathBuf| {
         std::path::absolute(path).map_err(|why| Failure::internal(&format!("find {}", path.display()), &why))
     };
@@ -31,7 +36,7 @@ pub(crate) fn site_of(settings: &Settings, target: &Target) -> Result<Site, Fail
         etcd_prefix: settings.etcd_prefix.clone(),
         etcd_login: settings.etcd_login.clone().map(|(user, password)| (user, password.into_bytes())),
         connect_timeout: settings.connect_timeout,
-        connect_retry: target.connect_retry.unwrap_or_default(),
+        connect_retry: settings.connect_retry_otherwise(),
     })
 }
 

@@ -46,7 +46,7 @@ impl Status {
     pub fn run(self) -> Result<u8, Failure> {
         let key = Key::from_argument(&self.key).map_err(Failure::usage)?;
         let settings = self.target.settings(Vec::new())?;
-        let backend = backend_of(&site_of(&settings, &self.target)?)?;
+        let backend = backend_of(&site_of(&settings)?)?;
         backend.check(Feature::Status)?;
         let (shard, _) = backend.server_of(&key);
         let status =

@@ -1,11 +1,9 @@
 //! The flags that name servers, TLS and the secret, the same for every verb.
 
-use std::time::Duration;
-
 use clap::Args;
 
 use crate::error::Failure;
-use crate::settings::{Flags, Settings, duration};
+use crate::settings::{Flags, Settings};
 
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Servers")]
@@ -63,9 +61,9 @@ pub struct Target {
     #[arg(long, value_name = "DUR")]
     connect_timeout: Option<String>,
 
-    /// How long to try again while no server can be reached [default: 0]
-    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
-    pub connect_retry: Option<Duration>,
+    /// How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]
+    #[arg(long, value_name = "DUR")]
+    connect_retry: Option<String>,
 }
 
 impl Target {
@@ -91,6 +89,7 @@ impl Target {
         put("etcd_user", &self.etcd_user);
         put("etcd_password_file", &self.etcd_password_file);
         put("connect_timeout", &self.connect_timeout);
+        put("connect_retry", &self.connect_retry);
         Settings::load(flags)
     }
 }

@@ -21,7 +21,7 @@ struct Known {
     default: &'static str,
 }
 
-const KNOWN: [Known; 15] = [
+const KNOWN: [Known; 16] = [
     known("servers", "DFLOCK_SERVERS", servers::DEFAULT),
     known("shard", "DFLOCK_SHARD", ""),
     known("tls", "DFLOCK_TLS", "false"),
@@ -35,6 +35,7 @@ const KNOWN: [Known; 15] = [
     known("etcd_user", "DFLOCK_ETCD_USER", ""),
     known("etcd_password_file", "DFLOCK_ETCD_PASSWORD_FILE", ""),
     known("connect_timeout", "DFLOCK_CONNECT_TIMEOUT", "5s"),
+    known("connect_retry", "DFLOCK_CONNECT_RETRY", "5s"),
     known("timeout", "DFLOCK_TIMEOUT", "10s"),
     known("autostart", "DFLOCK_AUTOSTART", "true"),
 ];
@@ -114,6 +115,7 @@ pub struct Settings {
     pub etcd_prefix: Option<String>,
     pub etcd_login: Option<(String, Secret)>,
     pub connect_timeout: Duration,
+    connect_retry: Duration,
     /// How long to wait for a lock; `None` for ever.
     pub timeout: Option<Duration>,
     pub autostart: bool,
@@ -129,6 +131,27 @@ impl Settings {
             &|variable| std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned()),
             files,
         )
+    }
+
+    /// How long a server that cannot be reached is tried again by what waits for a lock: not at all by what does
+    /// not wait, unless that was said in the same breath.
+    pub fn connect_retry_while_waiting(&self) -> Duration {
+        match self.source_of("connect_retry") {
+            Some(Source::Flag) => self.connect_retry,
+            _ => self.connect_retry.min(self.timeout.unwrap_or(Duration::MAX)),
+        }
+    }
+
+    /// The same by everything else: only if it was asked for.
+    pub fn connect_retry_otherwise(&self) -> Duration {
+        match self.source_of("connect_retry") {
+            Some(Source::Default) | None => Duration::ZERO,
+            Some(_) => self.connect_retry,
+        }
+    }
+
+    fn source_of(&self, name: &str) -> Option<&Source> {
+        self.found.iter().find(|found| found.name == name).map(|found| &found.source)
     }
 
     /// `variables` looks up the environment, `files` are in the order in which they count.
@@ -205,6 +228,8 @@ impl Settings {
             etcd_login,
             connect_timeout: duration::parse_above_zero(&get("connect_timeout").value)
                 .map_err(|why| wrong(get("connect_timeout"), &why))?,
+            connect_retry: duration::parse(&get("connect_retry").value)
+                .map_err(|why| wrong(get("connect_retry"), &why))?,
             timeout: duration::parse_or_forever(&timeout.value).map_err(|why| wrong(timeout, &why))?,
             autostart: flag(get("autostart"))?,
             found,

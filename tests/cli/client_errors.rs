@@ -159,7 +159,7 @@ fn answers_that_are_no_grant() {
         ("timeout\n", 75, "held by somebody else"),
     ] {
         let fake = Fake::answering(answer);
-        let said = desk.fails(&["acquire", "k", "-s", &fake.address], code, &["k", &fake.address, part]);
+        let said = desk.fails(&["acquire", "k", "-w", "1", "-s", &fake.address], code, &["k", &fake.address, part]);
         in_time(&desk, &said, Duration::from_secs(1));
         desk.expect(!said.err.contains(TOKEN), || format!("a token is shown: {}", said.err));
         desk.expect(!said.err.contains('\u{7}'), || format!("a control character is shown: {:?}", said.err));
@@ -243,7 +243,7 @@ fn a_server_that_is_stopping() {
     server.signal("TERM");
     server.event("draining");
     // Whoever holds may finish; nobody else is let in.
-    desk.fails(&["acquire", "k"], 69, &["cannot take k", &server.address]);
+    desk.fails(&["acquire", "k", "-n"], 69, &["cannot take k", &server.address]);
     desk.ok(&["renew", "held"]);
     desk.ok(&["release", "held"]);
     server.wait();

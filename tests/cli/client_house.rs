@@ -36,8 +36,9 @@ impl Desk {
             let mode = std::fs::Permissions::from_mode(mode);
             std::fs::set_permissions(home.path().join(name), mode).expect("its mode");
         }
-        // A test that forgets to name a server must not start one.
-        let variables = vec![("DFLOCK_AUTOSTART".to_owned(), "0".to_owned())];
+        // A test that forgets to name a server must not start one; most want to know of a failure at once.
+        let variables = [("DFLOCK_AUTOSTART", "0"), ("DFLOCK_CONNECT_RETRY", "0")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         Desk { home, variables, complaints: Mutex::default() }
     }
 

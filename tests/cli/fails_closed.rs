@@ -41,7 +41,7 @@ const REFUSED: [&str; 21] = [
     "dflock acquire busy --export -n",
     "dflock acquire busy --export -qn",
     "dflock sem acquire full --limit 1 --export -n",
-    "dflock acquire k --export -s 127.0.0.1:1",
+    "dflock acquire k --export -s 127.0.0.1:1 --connect-retry 0",
 ];
 
 /// Commands that end before they have answered.
@@ -124,7 +124,7 @@ fn what_is_evaluated_unsets_and_fails_with_the_code() {
             ("dflock acquire k --export --bogus", 125),
             ("dflock acquire k --export --help", 125),
             ("dflock acquire busy --export -qn", 75),
-            ("dflock acquire k --export -s 127.0.0.1:1", 69),
+            ("dflock acquire k --export -s 127.0.0.1:1 --connect-retry 0", 69),
         ] {
             let old = "export DFLOCK_KEY=o DFLOCK_TOKEN=o DFLOCK_LEASE=o DFLOCK_FENCE=o DFLOCK_SERVER=o";
             let text = format!(

@@ -18,6 +18,7 @@ mod client_cluster;
 mod client_errors;
 mod client_fakes;
 mod client_house;
+mod client_retry;
 mod client_settings;
 mod client_shards;
 mod client_tls;

@@ -185,7 +185,7 @@ impl Hold {
         loop {
             // Each attempt has its own short limit: a server that is frozen now may be replaced in a moment.
             let attempt_until = (clock::now() + self.site.access.connect_timeout).min(until);
-            let patience = Patience { until: attempt_until, connect_until: attempt_until };
+            let patience = Patience { until: attempt_until, retry: Duration::MAX, outlasts_drain: false };
             let trouble = match self.site.shard.ask(&access, request, Expect::Left, patience).await {
                 Ok(Answered { connection, asked, said: Said::Left(seconds) }) => {
                     self.resume = Duration::from_secs(connection.about.resume_s);
@@ -226,7 +226,7 @@ impl Hold {
             }
             self.connection = None;
         }
-        let patience = Patience { until, connect_until: until };
+        let patience = Patience { until, retry: Duration::MAX, outlasts_drain: false };
         match site.shard.ask(&site.access, request, Expect::Done, patience).await {
             // The request before, of which no answer came, was carried out.
             Ok(Answered { said: Said::Refused(No::Unsaid), .. }) if is_in_doubt => Ok(()),

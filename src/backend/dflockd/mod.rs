@@ -73,7 +73,7 @@ impl Servers {
         };
         let no_wait = ask.wait == Wait::For(Duration::ZERO);
         let until = if no_wait { begin + self.access.connect_timeout } else { wait_until };
-        let patience = Patience { until, connect_until: begin + self.access.connect_retry };
+        let patience = Patience { until, retry: self.access.connect_retry, outlasts_drain: !no_wait };
         let Answered { connection, asked, said } =
             match site.shard.ask(&self.access, request, Expect::Granted, patience).await {
                 Ok(answered) => answered,
@@ -99,8 +99,12 @@ impl Servers {
         let begin = clock::now();
         let request =
             || Request::Enqueue { key: ask.key.as_bytes(), kind: ask.kind, lease_s: ask.lease.map(whole_seconds) };
-        let until = begin + self.access.connect_timeout.max(self.access.connect_retry);
-        let patience = Patience { until, connect_until: begin + self.access.connect_retry };
+        let limit = begin + self.access.connect_timeout.max(self.access.connect_retry);
+        let (wait_until, outlasts_drain) = match ask.wait {
+            Wait::For(time) => (begin + time, !time.is_zero()),
+            Wait::Forever => (Moment::NEVER, true),
+        };
+        let patience = Patience { until: limit.max(wait_until), retry: self.access.connect_retry, outlasts_drain };
         let answered = site.shard.ask(&self.access, request, Expect::Place, patience).await;
         let Answered { connection, asked, said } =
             answered.map_err(|(trouble, member)| site.trouble("queue for", trouble, &member))?;
@@ -153,9 +157,8 @@ impl Servers {
     }
 
     fn one_try(&self) -> Patience {
-        let now = clock::now();
-        let connect_until = now + self.access.connect_retry;
-        Patience { until: connect_until + self.access.connect_timeout, connect_until }
+        let retry = self.access.connect_retry;
+        Patience { until: clock::now() + retry + self.access.connect_timeout, retry, outlasts_drain: false }
     }
 
     /// Narrowed here: the protocol has no way to ask for some keys only.
@@ -196,8 +199,8 @@ async fn stats_of(
     tried: &str,
     wanted: impl Fn(&str) -> bool + Send,
 ) -> Result<Stats, Failure> {
-    let connect_until = clock::now() + access.connect_retry;
-    let patience = Patience { until: connect_until + STATS_TIMEOUT, connect_until };
+    let retry = access.connect_retry;
+    let patience = Patience { until: clock::now() + retry + STATS_TIMEOUT, retry, outlasts_drain: false };
     let mut rows = Rows::new(wanted);
     let answered = shard.ask_in_pieces(access, || Request::Stats, &mut rows, patience).await;
     let Answered { connection, said, .. } =

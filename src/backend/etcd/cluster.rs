@@ -145,7 +145,7 @@ impl Cluster {
 
     /// For an attempt that may last until `until`.
     pub(super) fn patience(&self, until: Moment) -> Patience {
-        Patience { until, connect_until: clock::now() + self.access.connect_retry }
+        Patience { until, retry: self.access.connect_retry, outlasts_drain: false }
     }
 
     /// Asks one member after the other, again and again until the patience ends.
@@ -168,7 +168,8 @@ impl Cluster {
 
     async fn round<E: Exchange>(&self, patience: Patience, exchange: &E) -> Result<E::Said, (Trouble, Address)> {
         let mut backoff = Backoff::default();
-        let mut reach_until = patience.connect_until;
+        let mut failing_since = None;
+        let mut quorum_until = Moment::from_nanos(0);
         loop {
             let mut last = None;
             let order = self.order();
@@ -185,7 +186,7 @@ impl Cluster {
                     Err(trouble) => {
                         if trouble.is_of_the_living() {
                             // While somebody is there a quorum may come back.
-                            reach_until = reach_until.max(clock::now() + self.access.connect_timeout);
+                            quorum_until = clock::now() + self.access.connect_timeout;
                         }
                         self.blame(at, &trouble, within);
                         last = Some((trouble, self.members[at].clone()));
@@ -195,9 +196,11 @@ impl Cluster {
                     break;
                 }
             }
+            let now = clock::now();
+            let reach_until = (*failing_since.get_or_insert(now) + patience.retry).max(quorum_until);
             let until = reach_until.min(patience.until);
             let pause = backoff.next(random());
-            if clock::now() + pause >= until
+            if now + pause >= until
                 && let Some(last) = last
             {
                 return Err(last);

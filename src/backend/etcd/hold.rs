@@ -97,7 +97,7 @@ impl Hold {
             // Not at once: most locks are held for a moment only, and one watch after the other may fail.
             tokio::time::sleep(pause).await;
             let until = clock::now() + WATCH_WITHIN;
-            let patience = Patience { until, connect_until: until };
+            let patience = Patience { until, retry: Duration::MAX, outlasts_drain: false };
             let mut watch = match Watch::start(&cluster, &[key], seen, false, patience).await {
                 Ok(watch) => watch,
                 Err((trouble, member)) => return format!("{member}: {trouble}"),

@@ -84,7 +84,7 @@ pub(super) async fn grant(ticket: &Ticket, wish: Duration, patience: Patience) -
 
 /// `false`: there was none any more.
 pub(super) async fn revoke(cluster: &Cluster, id: i64, until: Moment) -> Result<bool, Missed> {
-    let patience = Patience { until, connect_until: until };
+    let patience = Patience { until, retry: Duration::MAX, outlasts_drain: false };
     match cluster.ask(&LeaseRevokeRequest { id }, patience).await {
         Ok(_) => Ok(true),
         Err((Trouble::LeaseGone, _)) => Ok(false),
@@ -143,7 +143,7 @@ pub(super) async fn keep(cluster: &Cluster, lease: i64, patience: Patience) -> R
 /// one leads by now and lets the lease end: so the look, which needs a majority, must find the same term as
 /// the keep-alive did. And the key may be gone although the lease is there.
 pub(super) async fn prove(cluster: &Cluster, own: &Own, mark: Option<Vec<u8>>, until: Moment) -> Proved {
-    let patience = Patience { until, connect_until: until };
+    let patience = Patience { until, retry: Duration::MAX, outlasts_drain: false };
     for attempt in 0..PROOFS {
         if attempt > 0 {
             tokio::time::sleep(PROOF_PAUSE).await;
@@ -211,7 +211,7 @@ impl Pulse {
                 loop {
                     tokio::time::sleep(pause).await;
                     let until = clock::now() + pause;
-                    let patience = Patience { until, connect_until: until };
+                    let patience = Patience { until, retry: Duration::MAX, outlasts_drain: false };
                     let kept = cluster.ask(&LeaseKeepAliveRequest { id: lease }, patience).await;
                     if kept.is_ok_and(|kept| kept.answer.ttl <= 0) {
                         return;

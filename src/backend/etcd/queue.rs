@@ -223,7 +223,7 @@ impl Place {
             let cluster = self.cluster().clone();
             // A server that is restarted may come back; one that nobody can reach for long will not.
             let may_be_away = cluster.access.connect_timeout.max(cluster.access.connect_retry);
-            let patience = || Patience { until, connect_until: clock::now() + may_be_away };
+            let patience = || Patience { until, retry: may_be_away, outlasts_drain: false };
             let watching = async {
                 let mut watch = Watch::start(&cluster, &keys, self.revision, heed_marks, patience()).await?;
                 // However it ends, the queue is looked at again.

@@ -88,7 +88,7 @@ struct ServerRow {
 impl Stats {
     pub fn run(self) -> Result<u8, Failure> {
         let settings = self.target.settings(Vec::new())?;
-        let backend = backend_of(&site_of(&settings, &self.target)?)?;
+        let backend = backend_of(&site_of(&settings)?)?;
         backend.check(Feature::Stats)?;
         let start = self.key_prefix.as_deref().unwrap_or_default().as_bytes();
         if let Some(every) = self.watch {
