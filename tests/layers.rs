@@ -128,6 +128,7 @@ fn some_things_stand_in_one_file() {
                 "src/backend/dflockd/hold.rs",
                 "src/backend/etcd/hold.rs",
                 "src/server/session/mod.rs",
+                "src/server/table/play.rs",
                 "src/holder/run.rs",
                 "src/command/renew.rs",
             ],

@@ -40,7 +40,15 @@
 //! A renewal that names no lease keeps the lock's own: the one that was named last, by whomever. (The original
 //! sets its default instead, so clients of unknown servers name it.) Answers say how many seconds it is.
 //!
-//! What was resumed belongs to the connection that resumed it, and the lease of a lock starts anew.
+//! `ok SECONDS` to a renewal or a resume means: held for so long, unless it is released, or its last connection ends.
+//! A resume belongs to the lock's holder and starts its lease anew; it never makes it any shorter.
+//!
+//! Several connections may have owned a lock or a place: one took it, others resumed it. Its owner is the one of them
+//! that used it last, by resuming or renewing it. When that one ends, it is the one's before that is still there, so
+//! an attempt that its client gave up can be as late as it likes. When all are gone it is kept for the longest
+//! absence that was agreed with any of them, within its lease; a renewal from elsewhere keeps it for what it answers.
+//! A renewal on a connection that lost the lock to a resume is never shorter than the lock's own lease. A token used
+//! on any other connection renews or releases, and ties nothing to that connection.
 //!
 //! # Waiting
 //!

@@ -36,6 +36,7 @@ mod scripts;
 mod serve_auth;
 mod serve_connections;
 mod serve_flags;
+mod serve_frozen;
 mod serve_handover;
 mod serve_idle;
 mod serve_sockets;

@@ -92,10 +92,11 @@ fn it_stays_while_a_broken_connection_may_be_resumed() {
     drop(back);
     stays(&mut server, 2 * IDLE, "a place may be resumed");
     let mut back = server.connect();
-    assert!(back.ask("resume", "job", &ticket).starts_with("acquired "));
+    let acquired = back.ask("resume", "job", &ticket);
+    let token = acquired.strip_prefix("acquired ").and_then(|rest| rest.split(' ').next()).expect("a token");
+    assert_eq!(back.ask("r", "job", token), "ok");
     let gone = now();
     drop(back);
-    // A clean way out of a connection that never asked for resuming.
     leaves(&mut server, gone);
 }
 

@@ -8,7 +8,7 @@ use crate::lines::unix;
 use crate::start::{logged, private_file, refused};
 
 /// Waits until so many wait for the one lock that is waited for.
-fn wait_for_waiters(look: &mut Client, key: &str, count: u64) {
+pub fn wait_for_waiters(look: &mut Client, key: &str, count: u64) {
     wait_for("waiters", || {
         let stats = look.stats();
         let mut locks = stats["locks"].as_array().into_iter().flatten();
@@ -182,41 +182,6 @@ fn two_signals_in_one_breath_end_it_too() {
         assert_eq!(server.wait().code(), Some(0));
         assert_eq!(logged(&server, "second_signal")["held"], 1);
     }
-}
-
-/// A signal to stop reaches the threads of a process one by one.
-fn is_frozen(pid: u32) -> bool {
-    let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the server runs");
-    threads.all(|thread| {
-        let stat = std::fs::read_to_string(thread.expect("a thread").path().join("stat")).expect("its state");
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-    })
-}
-
-/// Stopped and continued by a shell or a debugger: what ran out meanwhile is over, and over for one only.
-#[test]
-fn a_frozen_server_wakes_up_to_what_ran_out() {
-    let server = Server::start(&["--read-timeout", "1"]);
-    let mut lasting = server.connect();
-    let other = lasting.take("other", "0 600");
-    let mut holder = server.connect();
-    let token = holder.take("job", "0 2");
-    let mut waiter = server.connect();
-    waiter.send(b"l\njob\n600\n");
-    wait_for_waiters(&mut lasting, "job", 1);
-    server.signal("STOP");
-    wait_for("every thread to stand still", || is_frozen(server.pid()).then_some(()));
-    let frozen = now();
-    holder.send(format!("n\njob\n{token} 600\n").as_bytes());
-    lasting.send(format!("n\nother\n{other} 600\n").as_bytes());
-    while frozen.elapsed() < Duration::from_millis(2500) {
-        // The time that is lost is the test, nothing is waited for.
-        std::thread::park_timeout(Duration::from_millis(100));
-    }
-    server.signal("CONT");
-    assert_eq!(holder.line(), "error");
-    assert!(waiter.line().starts_with("ok "));
-    assert_eq!(lasting.line(), "ok 600");
 }
 
 #[test]

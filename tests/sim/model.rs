@@ -24,6 +24,10 @@ pub struct Claim {
     pub key: usize,
     pub kind: Kind,
     pub conn: Option<Conn>,
+    /// Who owned it before another one resumed it, and is still there; the last one last.
+    pub displaced: Vec<Conn>,
+    /// The longest absence that was agreed with an owner before this one.
+    pub agreed: Duration,
     pub state: State,
     pub has_ticket: bool,
     pub was_queued: bool,
@@ -37,6 +41,12 @@ pub struct Claim {
 impl Claim {
     pub fn is_granted(&self) -> bool {
         matches!(self.state, State::Held | State::Unclaimed)
+    }
+
+    /// To the next millisecond.
+    fn agree(&mut self, absence: Duration) {
+        let millis = absence.as_nanos().div_ceil(1_000_000);
+        self.agreed = self.agreed.max(Duration::from_millis(u64::try_from(millis).expect("not for ever")));
     }
 
     fn due(&self) -> Moment {
@@ -133,6 +143,8 @@ impl Model {
             key,
             kind,
             conn: Some(conn),
+            displaced: Vec::new(),
+            agreed: Duration::ZERO,
             state: if two_phase { State::Queued } else { State::Blocked },
             has_ticket: false,
             was_queued: false,
@@ -246,11 +258,47 @@ impl Model {
     }
 
     /// Says for how many seconds.
-    pub fn renew(&mut self, id: usize, lease_s: Option<u64>, now: Moment) -> u64 {
+    pub fn renew(&mut self, id: usize, conn: Conn, lease_s: Option<u64>, now: Moment) -> u64 {
+        let claim = self.claim(id).clone();
+        let mut lease_s = lease_s.unwrap_or(claim.lease_s);
+        if claim.displaced.contains(&conn) {
+            lease_s = lease_s.max(claim.lease_s);
+            let takes_back = self.can_own(conn, id);
+            if takes_back {
+                self.change_owner(id, conn);
+            }
+        }
         let claim = self.claim(id);
-        claim.lease_s = lease_s.unwrap_or(claim.lease_s);
-        claim.until = now + Duration::from_secs(claim.lease_s);
-        claim.lease_s
+        claim.lease_s = lease_s;
+        claim.until = now + Duration::from_secs(lease_s);
+        if claim.conn.is_none() {
+            claim.patience = claim.patience.max(claim.until);
+        }
+        lease_s
+    }
+
+    /// One connection has one two-phase place of a key.
+    fn can_own(&self, conn: Conn, id: usize) -> bool {
+        let claim = self.claims[id].as_ref().expect("the claim is there");
+        claim.state == State::Held || self.place(conn, claim.key, claim.kind).is_none()
+    }
+
+    fn change_owner(&mut self, id: usize, conn: Conn) {
+        let before = self.claim(id).conn;
+        let absence = before.map_or(Duration::ZERO, |before| self.resume[before]);
+        let claim = self.claim(id);
+        claim.agree(absence);
+        claim.displaced.retain(|other| *other != conn);
+        claim.displaced.extend(before);
+        claim.conn = Some(conn);
+        claim.patience = Moment::NEVER;
+        if claim.state == State::Blocked {
+            claim.state = State::Queued;
+        }
+        if claim.state != State::Held {
+            let (key, kind) = (claim.key, claim.kind);
+            self.forget_slept(conn, key, kind);
+        }
     }
 
     pub fn next_due(&self) -> Moment {
@@ -282,10 +330,23 @@ impl Model {
         for id in &all {
             self.claim(*id).conn = None;
         }
+        for claim in self.claims.iter_mut().flatten().filter(|claim| claim.displaced.contains(&conn)) {
+            claim.displaced.retain(|other| *other != conn);
+            claim.agree(resume);
+        }
         for id in all {
             let auto_release = self.auto_release;
+            self.claim(id).agree(resume);
+            let before = self.claim(id).displaced.clone();
+            let heir = before.into_iter().rev().find(|heir| self.can_own(*heir, id));
+            if let Some(heir) = heir {
+                self.change_owner(id, heir);
+                let (key, kind) = (self.claim(id).key, self.claim(id).kind);
+                self.settle(key, kind, now);
+                continue;
+            }
             let claim = self.claim(id);
-            let (key, kind) = (claim.key, claim.kind);
+            let (key, kind, resume) = (claim.key, claim.kind, claim.agreed);
             let unknown = claim.state == State::Unclaimed && claim.was_queued && !claim.has_ticket;
             let keeps = if claim.is_granted() {
                 !unknown && (!auto_release || !resume.is_zero())
@@ -306,24 +367,18 @@ impl Model {
     /// `None`: refused.
     pub fn resume(&mut self, id: usize, conn: Conn, lease_s: Option<u64>, now: Moment) -> Option<()> {
         let claim = self.claims[id].clone()?;
-        let two_phase = claim.state != State::Held;
-        if two_phase && claim.conn != Some(conn) {
-            if self.place(conn, claim.key, claim.kind).is_some() {
+        if claim.conn != Some(conn) {
+            if !self.can_own(conn, id) {
                 return None;
             }
-            self.forget_slept(conn, claim.key, claim.kind);
-        }
-        if let (State::Blocked, Some(before)) = (&claim.state, claim.conn) {
-            self.told.push(Told::Moved(before));
+            if let (State::Blocked, Some(before)) = (&claim.state, claim.conn) {
+                self.told.push(Told::Moved(before));
+            }
+            self.change_owner(id, conn);
         }
         let entry = self.claim(id);
-        entry.conn = Some(conn);
-        entry.patience = Moment::NEVER;
-        if entry.state == State::Blocked {
-            entry.state = State::Queued;
-        }
         if let Some(lease_s) = lease_s {
-            entry.lease_s = lease_s;
+            entry.lease_s = if entry.is_granted() { lease_s.max(entry.lease_s) } else { lease_s };
         }
         self.settle(claim.key, claim.kind, now);
         let entry = self.claim(id);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dflock::clock::Moment;
 use dflock::lock::Kind;
 use dflock::server::stamp::Stamp;
-use dflock::server::table::{Change, ConnId, Limits, No, Reply, Resumed, Row, Table, Turn, Verdict};
+use dflock::server::table::{Change, ConnId, End, Limits, No, Reply, Resumed, Row, Table, Turn, Verdict};
 
 use crate::Plan;
 use crate::model::{Claim, Conn, Model, Said, State, Told};
@@ -42,6 +42,12 @@ struct Play {
     /// Tokens and tickets by claim.
     tokens: HashMap<usize, String>,
     tickets: HashMap<usize, String>,
+    /// Until when a claim is held, as somebody was told last.
+    promised: HashMap<usize, Moment>,
+    /// Connections that ever owned a claim.
+    owners: HashMap<usize, Vec<Conn>>,
+    /// When connections closed.
+    closed_at: HashMap<Conn, Moment>,
     /// Unused keys are forgotten during the play, and with them who slept through a grant of theirs.
     forgets_keys: bool,
     last_fence: u64,
@@ -68,6 +74,9 @@ impl Play {
             blocked: HashMap::new(),
             tokens: HashMap::new(),
             tickets: HashMap::new(),
+            promised: HashMap::new(),
+            owners: HashMap::new(),
+            closed_at: HashMap::new(),
             forgets_keys: idle < Duration::from_secs(100) || keys < 8,
             last_fence: 1000,
             changes: Vec::new(),
@@ -209,11 +218,14 @@ impl Play {
             }
         } else {
             let lease_s = *self.random.pick(&[None, Some(lease_s)]);
-            self.say(format_args!("token of claim {claim} renews for {lease_s:?}, wrong {wrong}"));
-            let done = self.turn(|table, turn| table.renew(turn, &name, kind.space(), token.as_bytes(), lease_s));
+            let (conn, id) = self.somebody();
+            self.say(format_args!("c{conn} renews claim {claim} for {lease_s:?}, wrong {wrong}"));
+            let space = kind.space();
+            let done = self.turn(|table, turn| table.renew(turn, id, &name, space, token.as_bytes(), lease_s));
             assert_eq!(done.is_some(), expected, "renewal of claim {claim}");
-            if expected {
-                assert_eq!(done, Some(self.model.renew(claim, lease_s, self.now)));
+            if let Some(seconds) = done {
+                assert_eq!(seconds, self.model.renew(claim, conn, lease_s, self.now));
+                self.promised.insert(claim, self.now + Duration::from_secs(seconds));
             }
         }
         self.check_told(None);
@@ -240,11 +252,13 @@ impl Play {
         let resumed = self.turn(|table, turn| table.resume(turn, id, &name, kind.space(), proof.as_bytes(), lease_s));
         let possible = known.is_some_and(|known| if by_ticket { known.has_ticket } else { known.is_granted() });
         let done = if possible { self.model.resume(claim, conn, lease_s, self.now) } else { None };
-        assert_eq!(resumed.is_some(), done.is_some(), "resuming claim {claim}");
+        assert_eq!(resumed.is_ok(), done.is_some(), "resuming claim {claim}: {resumed:?}");
         self.check_told(None);
-        let Some(resumed) = resumed else { return };
+        let Ok(resumed) = resumed else { return };
+        self.owners.entry(claim).or_default().push(conn);
         match resumed {
             Resumed::Held { lease_s } | Resumed::Granted { lease_s, .. } => {
+                self.promised.insert(claim, self.now + Duration::from_secs(lease_s));
                 assert_eq!(self.model.claim(claim).state, State::Held);
                 assert_eq!(lease_s, self.model.claim(claim).lease_s);
             }
@@ -270,6 +284,7 @@ impl Play {
         self.say(format_args!("c{conn} closes"));
         let id = self.conns[conn].take().expect("open");
         self.blocked.remove(&conn);
+        self.closed_at.insert(conn, self.now);
         while !self.turn(|table, turn| table.disconnect(turn, id)) {}
         // The closing itself does not look at the clock, so neither does the model here.
         self.model.disconnect(conn, self.now);
@@ -286,14 +301,20 @@ impl Play {
             (Reply::Granted { stamp, lease_s }, Said::Granted(claim)) => {
                 assert_eq!(lease_s, self.model.claim(claim).lease_s);
                 self.tokens.insert(claim, stamp.hex().as_str().to_owned());
+                self.promised.insert(claim, self.now + Duration::from_secs(lease_s));
+                self.owners.entry(claim).or_default().push(conn);
             }
             (Reply::Queued { ticket }, Said::Queued(claim)) => {
+                self.owners.entry(claim).or_default().push(conn);
                 assert_eq!(ticket.is_some(), self.model.claim(claim).has_ticket);
                 if let Some(ticket) = ticket {
                     self.tickets.insert(claim, ticket.hex().as_str().to_owned());
                 }
             }
-            (Reply::Blocked, Said::Blocked(claim)) => drop(self.blocked.insert(conn, claim)),
+            (Reply::Blocked, Said::Blocked(claim)) => {
+                self.owners.entry(claim).or_default().push(conn);
+                self.blocked.insert(conn, claim);
+            }
             (Reply::Timeout, Said::Timeout)
             | (Reply::No(No::MaxLocks), Said::MaxLocks)
             | (Reply::No(No::MaxWaiters), Said::MaxWaiters)
@@ -311,10 +332,14 @@ impl Play {
     fn check_told(&mut self, own: Option<u64>) {
         let mut grants: Vec<(Stamp, std::sync::Arc<[u8]>, Kind)> = Vec::new();
         for change in std::mem::take(&mut self.changes) {
-            if let Change::Granted { stamp, key, kind, .. } = change {
-                assert!(stamp.number > self.last_fence, "fence {} after {}", stamp.number, self.last_fence);
-                self.last_fence = stamp.number;
-                grants.push((stamp, key, kind));
+            match change {
+                Change::Granted { stamp, key, kind, .. } => {
+                    assert!(stamp.number > self.last_fence, "fence {} after {}", stamp.number, self.last_fence);
+                    self.last_fence = stamp.number;
+                    grants.push((stamp, key, kind));
+                }
+                Change::Ended { fence, why } if why != End::Released => self.check_promise(fence),
+                _ => {}
             }
         }
         let verdicts = std::mem::take(&mut self.verdicts);
@@ -348,7 +373,8 @@ impl Play {
             let (_, verdict) = verdicts.remove(at).expect("found");
             assert!(self.blocked.remove(&conn).is_some(), "{told:?} to one who does not wait");
             match (verdict, told) {
-                (Verdict::Granted { stamp, .. }, Told::Granted(_, claim)) => {
+                (Verdict::Granted { stamp, lease_s }, Told::Granted(_, claim)) => {
+                    self.promised.insert(claim, self.now + Duration::from_secs(lease_s));
                     self.tokens.insert(claim, stamp.hex().as_str().to_owned());
                 }
                 (Verdict::Timeout, Told::Timeout(_)) | (Verdict::Moved, Told::Moved(_)) => {}
@@ -359,6 +385,22 @@ impl Play {
         assert!(grants.is_empty(), "granted without reason: {grants:?}");
     }
 
+    /// A grant ended that was not released. What was promised must be over, or whoever owned it be gone, for as long
+    /// as was agreed with any of them.
+    fn check_promise(&self, fence: u64) {
+        let prefix = format!("{fence:016x}");
+        let Some((claim, _)) = self.tokens.iter().find(|(_, token)| token.starts_with(&prefix)) else { return };
+        if self.promised.get(claim).is_none_or(|until| *until <= self.now) {
+            return;
+        }
+        let owners = &self.owners[claim];
+        let closed: Vec<_> = owners.iter().map(|conn| self.closed_at.get(conn).copied()).collect();
+        assert!(closed.iter().all(Option::is_some), "claim {claim} ended though one of {owners:?} is there");
+        let agreed = owners.iter().map(|conn| self.model.resume[*conn]).max().unwrap_or_default();
+        let last = closed.into_iter().flatten().max().expect("somebody owned it");
+        assert!(last + agreed <= self.now, "claim {claim} ended before an absence of {agreed:?} was over");
+    }
+
     /// What the table reports is what the model holds.
     fn compare(&mut self) {
         self.table.check().expect("the table is sound");
@@ -367,11 +409,11 @@ impl Play {
         while let Some(at) = cursor {
             cursor = self.table.report(at, self.now, 3, |row| {
                 match row {
-                    Row::Lock { key, left, waiting, .. } => {
-                        rows.push((key.to_vec(), 1, u64::from(!left.is_zero()), waiting))
+                    Row::Lock { key, left, waiting, owner } => {
+                        rows.push((key.to_vec(), 1, u64::from(!left.is_zero()), waiting, owner))
                     }
                     Row::Semaphore { key, limit, holders, waiting } => {
-                        rows.push((key.to_vec(), 100 + limit, holders, waiting))
+                        rows.push((key.to_vec(), 100 + limit, holders, waiting, 0))
                     }
                     Row::Idle { .. } | Row::EndOfGroup => {}
                 }
@@ -395,11 +437,15 @@ impl Play {
                 let tag = if kind == Kind::Lock { 1 } else { 100 + kind.limit() };
                 // A lease that is over shows no time left until the timer comes.
                 let late = kind == Kind::Lock && holders.iter().any(|id| self.model.claim(*id).until <= self.now);
+                // Connections are numbered from one on.
+                let lock_holder = holders.first().filter(|_| kind == Kind::Lock);
+                let owner = lock_holder.and_then(|id| self.model.claim(*id).conn).map_or(0, |conn| conn as u64 + 1);
                 expected.push((
                     format!("key-{key}").into_bytes(),
                     tag,
                     if late { 0 } else { holders.len() as u64 },
                     waiting,
+                    owner,
                 ));
             }
         }

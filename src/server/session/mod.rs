@@ -62,6 +62,7 @@ pub(super) async fn serve(arrival: Arrival, peer: String, admission: Admission, 
         progress_lines: 0,
         read_at: clock::server_now(),
         fresh: true,
+        outlived: false,
         seat: Seat::take(context),
         _admission: admission,
     };
@@ -92,6 +93,8 @@ struct Session {
     read_at: Moment,
     /// Nothing has been read yet.
     fresh: bool,
+    /// What it has is kept for a while when it breaks.
+    outlived: bool,
     seat: Seat,
     _admission: Admission,
 }
@@ -209,6 +212,9 @@ impl Session {
             return self.authenticate(request);
         }
         let Some(request) = request else { return self.say(Answer::Refused(Refusal::Unsaid)) };
+        if self.is_given_up(&request) {
+            return Next::Part(Farewell::Silent);
+        }
         let context = &*self.seat.context;
         let (shared, conn) = (&context.shared, self.seat.conn);
         let lease = |lease_s: Option<u64>| lease_s.unwrap_or(context.default_lease_s);
@@ -240,7 +246,7 @@ impl Session {
                 if handed_over { Next::GiveWay } else { next }
             }
             Request::Renew { key, space, token, lease_s } => {
-                let (renewed, promise) = shared.with(|table, turn| table.renew(turn, key, space, token, lease_s));
+                let (renewed, promise) = shared.with(|table, turn| table.renew(turn, conn, key, space, token, lease_s));
                 self.note(promise);
                 self.say(renewed.map_or(Answer::Refused(Refusal::Unsaid), |seconds| Answer::Left { seconds }))
             }
@@ -249,12 +255,10 @@ impl Session {
                     shared.with(|table, turn| table.resume(turn, conn, key, space, proof, lease_s));
                 self.note(promise);
                 match resumed {
-                    None => self.say(Answer::Refused(Refusal::Unsaid)),
-                    Some(Resumed::Held { lease_s }) => self.say(Answer::Left { seconds: lease_s }),
-                    Some(Resumed::Queued { ticket }) => {
-                        self.say(Answer::Queued { ticket: Some(ticket.hex().as_str()) })
-                    }
-                    Some(Resumed::Granted { stamp, lease_s }) => {
+                    Err(no) => self.say_no(no),
+                    Ok(Resumed::Held { lease_s }) => self.say(Answer::Left { seconds: lease_s }),
+                    Ok(Resumed::Queued { ticket }) => self.say(Answer::Queued { ticket: Some(ticket.hex().as_str()) }),
+                    Ok(Resumed::Granted { stamp, lease_s }) => {
                         self.say(Answer::Acquired { token: stamp.hex().as_str(), lease_s })
                     }
                 }
@@ -265,6 +269,18 @@ impl Session {
             // There is nothing to authenticate for, or not any more; and this is no cluster.
             Request::Auth { .. } | Request::StableRef { .. } => self.say(Answer::Refused(Refusal::Unsaid)),
         }
+    }
+
+    /// Whether this would take something for a client that is gone already: an attempt that it gave up while this
+    /// server was frozen or slow. Where it is not seen in time, the table knows what to do, so this is not for
+    /// safety: nobody's place moves, and nothing that outlives a connection is given to one that is over.
+    fn is_given_up(&self, request: &Request<'_>) -> bool {
+        let takes = match request {
+            Request::Resume { .. } => true,
+            Request::Acquire { .. } | Request::Enqueue { .. } => self.outlived,
+            _ => false,
+        };
+        takes && self.stream.is_at_end()
     }
 
     /// What is said next must not be heard before this is kept.

@@ -39,17 +39,21 @@ impl Session {
             (Reply::Blocked, Some(mailbox)) => Next::Blocked(mailbox),
             (Reply::Blocked, None) => self.say(Answer::Refused(Refusal::Unsaid)),
             (Reply::Timeout, _) => self.say(Answer::Timeout),
-            (Reply::No(no), _) => self.say(Answer::Refused(match no {
-                No::MaxLocks => Refusal::MaxLocks,
-                No::MaxWaiters => Refusal::MaxWaiters,
-                No::LimitMismatch => Refusal::LimitMismatch,
-                No::NotEnqueued => Refusal::NotEnqueued,
-                No::AlreadyEnqueued => Refusal::AlreadyEnqueued,
-                No::LeaseExpired => Refusal::LeaseExpired,
-                No::Paused => Refusal::Unsaid,
-                No::Closed => Refusal::Draining,
-            })),
+            (Reply::No(no), _) => self.say_no(no),
         }
+    }
+
+    pub(super) fn say_no(&mut self, no: No) -> Next {
+        self.say(Answer::Refused(match no {
+            No::MaxLocks => Refusal::MaxLocks,
+            No::MaxWaiters => Refusal::MaxWaiters,
+            No::LimitMismatch => Refusal::LimitMismatch,
+            No::NotEnqueued => Refusal::NotEnqueued,
+            No::AlreadyEnqueued => Refusal::AlreadyEnqueued,
+            No::LeaseExpired => Refusal::LeaseExpired,
+            No::Paused | No::NotHeld => Refusal::Unsaid,
+            No::Closed => Refusal::Draining,
+        }))
     }
 
     pub(super) fn answer_verdict(&mut self, verdict: Verdict, promise: Option<Promise>) {
@@ -75,6 +79,7 @@ impl Session {
                 let conn = self.seat.conn;
                 let resume = Duration::from_secs(agreed);
                 self.seat.context.shared.with(|table, _| table.allow_resuming(conn, resume));
+                self.outlived = agreed > 0;
                 agreed
             }
         };

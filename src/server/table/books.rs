@@ -22,6 +22,16 @@ impl Claim {
         self.conn == ConnId::NOBODY
     }
 
+    /// An owner before this one may come back to it for so long, at least.
+    pub(super) fn agree(&mut self, absence: Duration) {
+        let millis = absence.as_nanos().div_ceil(1_000_000);
+        self.agreed_ms = self.agreed_ms.max(u32::try_from(millis).unwrap_or(u32::MAX));
+    }
+
+    fn agreed(&self) -> Duration {
+        Duration::from_millis(u64::from(self.agreed_ms))
+    }
+
     /// When something has to be done about it.
     pub(super) fn due(&self) -> Moment {
         if self.is_granted() { self.until.min(self.patience) } else { self.patience }
@@ -119,6 +129,7 @@ impl Table {
                 key,
                 conn,
                 stage,
+                agreed_ms: 0,
                 order: 0,
                 ticket_salt: None,
                 stamp: Stamp { number: 0, salt: 0 },
@@ -227,8 +238,20 @@ impl Table {
         let stamp = Stamp { number: 0, salt: 0 };
         let until = Moment::NEVER;
         let link = Link::default();
-        let claim =
-            self.add_claim(Claim { key, conn, stage, order, ticket_salt, stamp, lease_s, until, patience, link });
+        let agreed_ms = 0;
+        let claim = self.add_claim(Claim {
+            key,
+            conn,
+            stage,
+            agreed_ms,
+            order,
+            ticket_salt,
+            stamp,
+            lease_s,
+            until,
+            patience,
+            link,
+        });
         self.keys[key as usize].waiting += 1;
         self.load.waiting += 1;
         self.queue.insert((key, order, claim));
@@ -283,6 +306,10 @@ impl Table {
         self.change(claim, |claim| {
             claim.lease_s = lease_s;
             claim.until = until;
+            if claim.is_away() {
+                // Somebody is promised this lease now, whoever is away.
+                claim.patience = claim.patience.max(until);
+            }
         });
         let fence = self.claims[claim as usize].stamp.number;
         turn.record(|| Change::Renewed { fence, lease_s, until });
@@ -329,6 +356,7 @@ impl Table {
 
     fn remove_claim(&mut self, claim: u32) -> Claim {
         self.disown(claim);
+        self.displaced.forget_claim(claim);
         let gone = self.claims.remove(claim as usize);
         self.due.remove(&(gone.due(), claim));
         if gone.is_granted() {
@@ -380,25 +408,34 @@ impl Table {
         self.leave(turn, claim);
     }
 
-    /// The connection of a claim is closed.
+    /// The connection of its owner is closed. It is the one's again that owned it before, if that is still there;
+    /// else it is kept for as long as was agreed with any of its owners.
     pub(super) fn abandon(&mut self, turn: &mut Turn<'_>, claim: u32) {
         let Claim { conn, key, order, stage, stamp, .. } = self.claims[claim as usize];
-        let granted = self.claims[claim as usize].is_granted();
-        let resume = self.conns[conn.index()].resume;
+        self.claims[claim as usize].agree(self.conns[conn.index()].resume);
         self.close_place(conn, key, claim);
-        let has_ticket = self.claims[claim as usize].ticket_salt.is_some();
-        // Of a grant to a place without a ticket, that nobody waited for, nobody knows the token.
+        if let Some(heir) = self.heir(claim) {
+            self.disown(claim);
+            self.claims[claim as usize].conn = ConnId::NOBODY;
+            self.give(claim, heir);
+            self.record_owner(turn, claim);
+            // While its connection was closing it may have been passed over.
+            return self.settle(turn, key);
+        }
+        let entry = &self.claims[claim as usize];
+        let (granted, has_ticket, absence) = (entry.is_granted(), entry.ticket_salt.is_some(), entry.agreed());
+        // Nobody knows the token of a grant to a place without a ticket that was never waited for.
         let unknown = stage == Stage::Unclaimed && order != 0 && !has_ticket;
         let keeps = if granted {
-            !unknown && (!self.limits.auto_release || !resume.is_zero())
+            !unknown && (!self.limits.auto_release || !absence.is_zero())
         } else {
-            !resume.is_zero() && has_ticket
+            !absence.is_zero() && has_ticket
         };
         if !keeps {
             return if granted { self.end(turn, claim, End::Disconnected) } else { self.leave(turn, claim) };
         }
         let lets_go = !granted || self.limits.auto_release;
-        let away_until = if lets_go { turn.now + resume } else { Moment::NEVER };
+        let away_until = if lets_go { turn.now + absence } else { Moment::NEVER };
         self.disown(claim);
         self.change(claim, |claim| {
             claim.conn = ConnId::NOBODY;
@@ -411,43 +448,81 @@ impl Table {
         turn.record(|| Change::LeftBehind { number, away_until });
     }
 
-    /// Makes `conn` the owner of a claim. `None`: it has a place of its own for that key.
-    pub(super) fn adopt(&mut self, turn: &mut Turn<'_>, claim: u32, conn: ConnId, lease_s: Option<u64>) -> Option<()> {
-        let Claim { conn: before, key, order, stage, stamp, .. } = self.claims[claim as usize];
-        let two_phase = stage != Stage::Held;
-        if two_phase && before != conn {
-            if let Some(Place::Open(_)) = self.places.get(&(conn, key)) {
-                return None;
+    /// Who owned the claim before, is still there, and can have it again.
+    fn heir(&self, claim: u32) -> Option<ConnId> {
+        let Claim { key, stage, .. } = self.claims[claim as usize];
+        let can_have =
+            |conn: &ConnId| !self.conns[conn.index()].gone && (stage == Stage::Held || !self.has_place(*conn, key));
+        self.displaced.of_claim(claim).map(|(_, conn)| conn).rev().find(can_have)
+    }
+
+    fn has_place(&self, conn: ConnId, key: u32) -> bool {
+        matches!(self.places.get(&(conn, key)), Some(Place::Open(_)))
+    }
+
+    /// Makes `conn` the owner of a claim, instead of whoever was, and that one displaced.
+    pub(super) fn adopt(
+        &mut self,
+        turn: &mut Turn<'_>,
+        claim: u32,
+        conn: ConnId,
+        lease_s: Option<u64>,
+    ) -> Result<(), No> {
+        let Claim { conn: before, key, stage, .. } = self.claims[claim as usize];
+        if before != conn {
+            if stage != Stage::Held && self.has_place(conn, key) {
+                return Err(No::NotHeld);
             }
-            self.take_place(conn, key);
-        }
-        if before != ConnId::NOBODY {
-            if stage == Stage::Blocked {
-                turn.verdicts.push_back((before, Verdict::Moved));
+            if before != ConnId::NOBODY {
+                // Forgetting one of them could end its lock.
+                if self.displaced.is_full() {
+                    return Err(No::MaxWaiters);
+                }
+                if stage == Stage::Blocked {
+                    turn.verdicts.push_back((before, Verdict::Moved));
+                }
+                self.close_place(before, key, claim);
+                self.disown(claim);
+                self.displaced.remember(claim, before);
+                self.claims[claim as usize].agree(self.conns[before.index()].resume);
+                self.claims[claim as usize].conn = ConnId::NOBODY;
             }
-            self.close_place(before, key, claim);
-            self.disown(claim);
+            self.give(claim, conn);
         }
-        self.own(conn, claim);
-        if two_phase {
+        let entry = &mut self.claims[claim as usize];
+        if let Some(lease_s) = lease_s {
+            // Whoever was promised more since this was asked for relies on it.
+            entry.lease_s = if entry.is_granted() { lease_s.max(entry.lease_s) } else { lease_s };
+        }
+        self.record_owner(turn, claim);
+        Ok(())
+    }
+
+    fn record_owner(&self, turn: &mut Turn<'_>, claim: u32) {
+        let entry = &self.claims[claim as usize];
+        let number = if entry.is_granted() { entry.stamp.number } else { entry.order };
+        let (lease_s, resume) = (entry.lease_s, entry.agreed().max(self.conns[entry.conn.index()].resume));
+        turn.record(|| Change::Resumed { number, lease_s, resume });
+    }
+
+    /// A claim that is nobody's is this connection's from now on.
+    fn give(&mut self, claim: u32, conn: ConnId) {
+        let Claim { key, order, stage, .. } = self.claims[claim as usize];
+        self.displaced.forget(claim, conn);
+        if stage != Stage::Held {
             self.open_place(conn, key, claim);
         }
+        self.own(conn, claim);
         self.change(claim, |claim| {
             claim.conn = conn;
             claim.patience = Moment::NEVER;
-            claim.lease_s = lease_s.unwrap_or(claim.lease_s);
             if claim.stage == Stage::Blocked {
                 claim.stage = Stage::Queued;
             }
         });
-        let waiting = matches!(stage, Stage::Queued | Stage::Blocked);
-        if waiting {
+        if matches!(stage, Stage::Queued | Stage::Blocked) {
             self.queue.insert((key, order, claim));
         }
-        let lease_s = self.claims[claim as usize].lease_s;
-        let resume = self.conns[conn.index()].resume;
-        turn.record(|| Change::Resumed { number: if waiting { order } else { stamp.number }, lease_s, resume });
-        Some(())
     }
 
     /// Whether a wait for the two-phase place of a connection would be answered at once.

@@ -140,6 +140,8 @@ pub enum No {
     NotEnqueued,
     AlreadyEnqueued,
     LeaseExpired,
+    /// The proof is of nothing that is held or queued, or of what this connection cannot have as well.
+    NotHeld,
     /// Nothing is given out for a while.
     Paused,
     /// The server is stopping.

@@ -13,6 +13,7 @@ impl Table {
         self.check_names()?;
         self.check_keys()?;
         self.check_owners()?;
+        self.check_displaced()?;
         self.check_queue()?;
         self.check_deadlines()?;
         self.check_stamps()?;
@@ -75,6 +76,25 @@ impl Table {
         }
         let owned = self.claims.iter().filter(|(_, claim)| !claim.is_away()).count();
         agree("claims in the lists of connections", listed, owned)
+    }
+
+    /// Whoever is remembered as an owner before this one is connected, or just closing, and does not own the claim.
+    fn check_displaced(&self) -> Result<(), Broken> {
+        let mut pairs = 0;
+        for (claim, conn) in self.displaced.pairs() {
+            pairs += 1;
+            let is_other = self.claims.get(claim as usize).is_some_and(|claim| claim.conn != conn);
+            if !is_other || !self.conns.contains(conn.index()) || !self.displaced.has(claim, conn) {
+                return Err(format!("connection {} is remembered for claim {claim}", conn.index()));
+            }
+            let Claim { stage, .. } = self.claims[claim as usize];
+            // A place may have found its connection with another one of its own.
+            let is_nobodys = stage == Stage::Held && self.claims[claim as usize].is_away();
+            if is_nobodys && !self.conns[conn.index()].gone {
+                return Err(format!("claim {claim} is nobody's, and connection {} is there", conn.index()));
+            }
+        }
+        agree("owners before these", self.displaced.len(), pairs)
     }
 
     /// Those are in the queue who wait and whose client is there; who has just gone may be there still.

@@ -1,9 +1,14 @@
 //! Who holds, who waits, what runs out when. Pure: time and randomness are arguments, effects are values.
 //!
-//! Every request for a lock is a *claim*: it waits, is granted, and ends. Five indexes point at claims:
-//! the queue by key and order, the deadlines by time, the claims of a connection, the stamps (fences of
-//! tokens, numbers of tickets), and the two-phase places by connection and key. Each operation touches a
-//! bounded number of entries in each, so it costs O(log n) in keys, waiters and connections.
+//! Every request for a lock is a *claim*: it waits, is granted, and ends. Six indexes point at claims:
+//! the queue by key and order, the deadlines by time, the claims of a connection, those that it owned before
+//! another one resumed them, the stamps (fences of tokens, numbers of tickets), and the two-phase places by
+//! connection and key. Each operation touches a bounded number of entries in each, so it costs O(log n) in keys,
+//! waiters and connections.
+//!
+//! What a holder may rely on: *a granted claim ends by a release with its token, by the end of the lease that was
+//! promised last, or, when every connection that ever owned it is gone, by the end of the longest absence that was
+//! agreed with any of them.* Nothing that a connection does that is given up, late or a stranger's ends it sooner.
 //!
 //! A place whose connection broke may be kept for its client to resume. While the client is away the
 //! place is out of the queue, so nobody absent is ever granted a lock; on return it has its old order.
@@ -11,7 +16,10 @@
 mod books;
 mod chain;
 mod change;
+mod displaced;
 mod invariants;
+#[cfg(test)]
+mod play;
 mod report;
 mod restore;
 
@@ -26,6 +34,8 @@ use chain::{Chain, Link, Linked};
 pub use change::{Change, ConnId, End, No, Reply, Resumed, Turn, Verdict};
 pub use report::{Cursor, Row};
 pub use restore::{OldGrant, OldPlace};
+
+use displaced::Displaced;
 
 use crate::clock::Moment;
 use crate::lock::{Kind, Space};
@@ -72,6 +82,7 @@ pub struct Table {
     /// Waiting claims whose client is there: (key, order, claim).
     queue: BTreeSet<(u32, u64, u32)>,
     due: BTreeSet<(Moment, u32)>,
+    displaced: Displaced,
     stamps: HashMap<u64, u32, NumberHash>,
     places: BTreeMap<(ConnId, u32), Place>,
     expired_places: usize,
@@ -105,8 +116,11 @@ struct Key {
 
 struct Claim {
     key: u32,
+    /// Its owner: the connection that took it, resumed it or, of those, used it last.
     conn: ConnId,
     stage: Stage,
+    /// The longest absence agreed with an owner before this one, in milliseconds; see [`Claim::agree`].
+    agreed_ms: u32,
     /// Its place in the queue, and the number of its ticket.
     order: u64,
     ticket_salt: Option<std::num::NonZeroU64>,
@@ -181,6 +195,7 @@ impl Table {
             conns: Slab::new(),
             queue: BTreeSet::new(),
             due: BTreeSet::new(),
+            displaced: Displaced::new(MOST_CLAIMS.max(limits.keys)),
             stamps: HashMap::default(),
             places: BTreeMap::new(),
             expired_places: 0,
@@ -209,9 +224,9 @@ impl Table {
         self.closed
     }
 
-    /// Whether this connection holds or waits for anything.
+    /// Whether this connection holds or waits for anything, or would again if another one ended.
     pub fn is_busy(&self, conn: ConnId) -> bool {
-        self.owned_by(conn).is_some()
+        self.owned_by(conn).or_else(|| self.displaced.of_conn(conn)).is_some()
     }
 
     pub fn connect(&mut self) -> ConnId {
@@ -230,12 +245,16 @@ impl Table {
     pub fn disconnect(&mut self, turn: &mut Turn<'_>, conn: ConnId) -> bool {
         self.conns[conn.index()].gone = true;
         for _ in 0..SLICE {
-            let Some(claim) = self.owned_by(conn) else {
+            if let Some(claim) = self.owned_by(conn) {
+                self.abandon(turn, claim);
+            } else if let Some(claim) = self.displaced.of_conn(conn) {
+                self.displaced.forget(claim, conn);
+                self.claims[claim as usize].agree(self.conns[conn.index()].resume);
+            } else {
                 self.forget_places(conn);
                 self.conns.remove(conn.index());
                 return true;
-            };
-            self.abandon(turn, claim);
+            }
         }
         false
     }
@@ -338,9 +357,13 @@ impl Table {
     }
 
     /// Sets a grant's lease to end so many seconds from now: as many as are named, else its own. Says how many.
+    ///
+    /// An owner that was displaced takes its grant back. As its words may have been under way for long, they do
+    /// not make the lease any shorter than what others were promised since.
     pub fn renew(
         &mut self,
         turn: &mut Turn<'_>,
+        conn: ConnId,
         name: &[u8],
         space: Space,
         token: &[u8],
@@ -348,12 +371,19 @@ impl Table {
     ) -> Option<u64> {
         self.run_out(turn);
         let claim = self.granted(name, space, token).filter(|claim| self.is_running(*claim, turn.now))?;
-        let lease_s = lease_s.unwrap_or(self.claims[claim as usize].lease_s);
+        let own = self.claims[claim as usize].lease_s;
+        let mut lease_s = lease_s.unwrap_or(own);
+        if self.displaced.has(claim, conn) {
+            lease_s = lease_s.max(own);
+            // With another place of its own for this key it cannot own this one as well; the lease counts all the same.
+            let _ = self.adopt(turn, claim, conn, None);
+        }
         self.extend(turn, claim, lease_s);
         Some(lease_s)
     }
 
-    /// Makes `conn` the owner of a grant (by its token) or a place (by its ticket), wherever its client was.
+    /// Makes `conn` the owner of a grant (by its token) or a place (by its ticket), wherever its client was. A
+    /// lease starts anew, and is never any shorter for that.
     pub fn resume(
         &mut self,
         turn: &mut Turn<'_>,
@@ -362,18 +392,18 @@ impl Table {
         space: Space,
         proof: &[u8],
         lease_s: Option<u64>,
-    ) -> Option<Resumed> {
+    ) -> Result<Resumed, No> {
         self.run_out(turn);
         let by_token = self.granted(name, space, proof).filter(|claim| self.is_running(*claim, turn.now));
-        let claim = by_token.or_else(|| self.ticketed(name, space, proof))?;
+        let claim = by_token.or_else(|| self.ticketed(name, space, proof)).ok_or(No::NotHeld)?;
         self.adopt(turn, claim, conn, lease_s)?;
         // Coming back may be all that the queue was waiting for.
         self.settle(turn, self.claims[claim as usize].key);
         let ticket = self.claims[claim as usize].ticket();
         let Some((stamp, lease_s)) = self.take_up(turn, claim) else {
-            return Some(Resumed::Queued { ticket: ticket? });
+            return ticket.map(|ticket| Resumed::Queued { ticket }).ok_or(No::NotHeld);
         };
-        Some(if by_token.is_some() { Resumed::Held { lease_s } } else { Resumed::Granted { stamp, lease_s } })
+        Ok(if by_token.is_some() { Resumed::Held { lease_s } } else { Resumed::Granted { stamp, lease_s } })
     }
 
     /// Ends whatever ran out by now. Work left over is due at once, see [`Table::next_due`].

@@ -52,6 +52,8 @@ impl Table {
             key,
             conn: ConnId::NOBODY,
             stage: Stage::Held,
+            // Nobody knows any more what was agreed on: its lease alone bounds it.
+            agreed_ms: u32::MAX,
             order: ticket.map_or(0, |ticket| ticket.number),
             ticket_salt: ticket.and_then(|ticket| NonZeroU64::new(ticket.salt)),
             stamp,
@@ -76,6 +78,7 @@ impl Table {
             key,
             conn: ConnId::NOBODY,
             stage: Stage::Queued,
+            agreed_ms: 0,
             order: ticket.number,
             ticket_salt: NonZeroU64::new(ticket.salt),
             stamp: Stamp { number: 0, salt: 0 },
@@ -84,6 +87,7 @@ impl Table {
             patience: away_until,
             link: Link::default(),
         });
+        self.claims[claim as usize].agree(away_until.since(now));
         self.remember_ticket(claim);
         self.keys[key as usize].waiting += 1;
         self.load.waiting += 1;
@@ -105,22 +109,12 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
     use std::time::Duration;
 
+    use super::super::play::{LIMITS, Play, at, stamp};
     use super::super::{No, Reply, Resumed, Turn, Verdict};
     use super::*;
     use crate::lock::Space;
-
-    const LIMITS: Limits = Limits { keys: 100, waiters: 0, idle: Duration::from_secs(60), auto_release: true };
-
-    fn at(seconds: u64) -> Moment {
-        Moment::from_nanos(seconds * 1_000_000_000)
-    }
-
-    fn stamp(number: u64) -> Stamp {
-        Stamp { number, salt: number + 1 }
-    }
 
     fn grant(key: &str, kind: Kind, fence: u64, until: Moment) -> OldGrant {
         OldGrant { key: key.as_bytes().into(), kind, stamp: stamp(fence), ticket: None, lease_s: 10, until }
@@ -129,41 +123,6 @@ mod tests {
     fn place(key: &str, number: u64) -> OldPlace {
         let (key, kind, ticket) = (key.as_bytes().into(), Kind::Lock, stamp(number));
         OldPlace { key, kind, ticket, lease_s: 10, away_until: at(5) }
-    }
-
-    /// Drives a table by hand.
-    struct Play {
-        table: Table,
-        now: Moment,
-        verdicts: VecDeque<(ConnId, Verdict)>,
-    }
-
-    impl Play {
-        fn of(limits: Limits, grants: Vec<OldGrant>, places: Vec<OldPlace>) -> Play {
-            let table = Table::restored(limits, 1000, at(1), grants.into_iter(), places.into_iter());
-            Play { table, now: at(1), verdicts: VecDeque::new() }
-        }
-
-        fn turn<T>(&mut self, operation: impl FnOnce(&mut Table, &mut Turn<'_>) -> T) -> T {
-            let Play { table, now, verdicts } = self;
-            let mut salt = 77;
-            let mut salt = || {
-                salt += 1;
-                salt
-            };
-            operation(table, &mut Turn { now: *now, salt: &mut salt, changes: None, verdicts })
-        }
-
-        fn acquire(&mut self, conn: ConnId, key: &str, kind: Kind) -> Reply {
-            self.turn(|table, turn| table.acquire(turn, conn, key.as_bytes(), kind, 10, Duration::ZERO))
-        }
-
-        fn resume(&mut self, conn: ConnId, key: &str, proof: Stamp) -> Option<Resumed> {
-            let proof = proof.hex();
-            self.turn(|table, turn| {
-                table.resume(turn, conn, key.as_bytes(), Space::Locks, proof.as_str().as_bytes(), None)
-            })
-        }
     }
 
     #[test]
@@ -181,8 +140,8 @@ mod tests {
     fn its_owner_comes_back_to_it_by_token() {
         let mut play = Play::of(LIMITS, vec![grant("a", Kind::Lock, 7, at(20))], vec![]);
         let conn = play.table.connect();
-        assert!(play.resume(conn, "a", stamp(8)).is_none());
-        assert!(matches!(play.resume(conn, "a", stamp(7)), Some(Resumed::Held { lease_s: 10 })));
+        assert!(matches!(play.resume(conn, "a", stamp(8)), Err(No::NotHeld)));
+        assert!(matches!(play.resume(conn, "a", stamp(7)), Ok(Resumed::Held { lease_s: 10 })));
         assert!(play.table.is_busy(conn));
         let token = stamp(7).hex();
         let released = play.turn(|table, turn| table.release(turn, b"a", Space::Locks, token.as_str().as_bytes()));
@@ -209,8 +168,8 @@ mod tests {
         assert_eq!(play.table.load().waiting, 3);
         let (second, third) = (play.table.connect(), play.table.connect());
         // The first never comes, the last is back first.
-        assert!(matches!(play.resume(third, "a", stamp(13)), Some(Resumed::Queued { .. })));
-        assert!(matches!(play.resume(second, "a", stamp(12)), Some(Resumed::Queued { .. })));
+        assert!(matches!(play.resume(third, "a", stamp(13)), Ok(Resumed::Queued { .. })));
+        assert!(matches!(play.resume(second, "a", stamp(12)), Ok(Resumed::Queued { .. })));
         let wait = |table: &mut Table, turn: &mut Turn<'_>, conn| {
             table.wait(turn, conn, b"a", Space::Locks, Duration::from_secs(60))
         };
@@ -232,7 +191,7 @@ mod tests {
         let mut play = Play::of(LIMITS, vec![old], vec![]);
         let conn = play.table.connect();
         let resumed = play.resume(conn, "a", stamp(3));
-        assert!(matches!(resumed, Some(Resumed::Granted { stamp, .. }) if stamp.number == 7));
+        assert!(matches!(resumed, Ok(Resumed::Granted { stamp, .. }) if stamp.number == 7));
     }
 
     #[test]
@@ -258,7 +217,7 @@ mod tests {
         play.table = Table::restored(LIMITS, u64::MAX - 2, at(1), held, std::iter::empty());
         play.table.check().unwrap();
         let conn = play.table.connect();
-        assert!(matches!(play.resume(conn, "a", stamp(u64::MAX - 5)), Some(Resumed::Held { .. })));
+        assert!(matches!(play.resume(conn, "a", stamp(u64::MAX - 5)), Ok(Resumed::Held { .. })));
         assert!(matches!(play.acquire(conn, "b", Kind::Lock), Reply::No(No::MaxLocks)));
     }
 
@@ -271,7 +230,7 @@ mod tests {
         play.now = at(6);
         play.turn(|table, turn| table.run_out(turn));
         let conn = play.table.connect();
-        assert!(play.resume(conn, "a", Stamp { number: 11, salt: 0 }).is_none());
+        assert!(play.resume(conn, "a", Stamp { number: 11, salt: 0 }).is_err());
         play.table.check().unwrap();
     }
 
@@ -296,7 +255,7 @@ mod tests {
         let mut play = Play::of(LIMITS, vec![grant("a", Kind::Lock, 7, at(9))], vec![place("a", 11)]);
         let (plain, resuming) = (play.table.connect(), play.table.connect());
         play.turn(|table, turn| table.acquire(turn, plain, b"a", Kind::Lock, 10, Duration::from_secs(60)));
-        play.resume(resuming, "a", stamp(11));
+        assert!(play.resume(resuming, "a", stamp(11)).is_ok());
         play.turn(|table, turn| table.wait(turn, resuming, b"a", Space::Locks, Duration::from_secs(60)));
         play.turn(Table::hand_over);
         assert_eq!(play.verdicts.len(), 2);

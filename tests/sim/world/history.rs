@@ -86,6 +86,10 @@ pub enum What {
     KillServer {
         down_ms: u64,
     },
+    /// SIGSTOP to the server, and SIGCONT later.
+    FreezeServer {
+        for_ms: u64,
+    },
     /// Power cut, and a boot.
     CutPower {
         down_ms: u64,
@@ -116,12 +120,28 @@ pub enum Role {
 /// The faults of one kind only: a server that is away for a moment must not disturb long leases.
 const UPGRADES: u64 = 12;
 
+/// The same of a server that stands still: long enough for attempts that are given up, short enough for long leases
+/// to live, and for commands that run on for long after.
+const STANDSTILLS: u64 = 4;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Theme {
+    Upgrades,
+    Standstills,
+    Anything,
+}
+
 impl History {
     pub fn of(seed: u64) -> History {
         let mut random = Random::new(seed);
-        let upgrades = random.below(100) < UPGRADES;
+        let theme = match random.below(100) {
+            0..UPGRADES => Theme::Upgrades,
+            UPGRADES.. if random.below(100 - UPGRADES) < STANDSTILLS => Theme::Standstills,
+            _ => Theme::Anything,
+        };
+        let upgrades = theme == Theme::Upgrades;
         let site = match random.below(100) {
-            _ if upgrades => Site::Journal,
+            _ if theme != Theme::Anything => Site::Journal,
             0..60 => Site::Journal,
             60..75 => Site::Memory,
             _ => Site::Original,
@@ -134,21 +154,25 @@ impl History {
             let within = if random.chance(50) { 300 } else { 12_000 };
             let at_ms = random.below(within);
             let ppm = *random.pick(&[0, 0, 100, -100, 2_000, -2_000, 10_000, -10_000]);
-            let role = role(&mut random, keys, upgrades);
+            let role = role(&mut random, keys, theme);
             decisions.push(Decision { at_ms, steps: 0, what: What::Arrive { client, ppm, role } });
         }
         let mut at_ms = 200;
         for _ in 0..random.below(10) {
-            at_ms += if upgrades { 12_000 } else { random.below(5_000) };
-            let what = if upgrades {
-                What::KillServer { down_ms: random.below(500) }
-            } else {
-                fault(&mut random, site, clients as u64)
+            at_ms += match theme {
+                Theme::Upgrades => 12_000,
+                Theme::Standstills => random.below(40_000),
+                Theme::Anything => random.below(5_000),
+            };
+            let what = match theme {
+                Theme::Upgrades => What::KillServer { down_ms: random.below(500) },
+                Theme::Standstills => What::FreezeServer { for_ms: 5_000 + random.below(15_000) },
+                Theme::Anything => fault(&mut random, site, clients as u64),
             };
             let steps = if !upgrades && random.chance(60) { random.below(40) } else { 0 };
             decisions.push(Decision { at_ms, steps, what });
             // Troubles come together.
-            if !upgrades && random.chance(30) {
+            if theme == Theme::Anything && random.chance(30) {
                 let what = fault(&mut random, site, clients as u64);
                 decisions.push(Decision { at_ms: at_ms + random.below(100), steps: random.below(10), what });
             }
@@ -173,14 +197,21 @@ impl History {
     }
 }
 
-fn role(random: &mut Random, keys: u8, upgrades: bool) -> Role {
+fn role(random: &mut Random, keys: u8, theme: Theme) -> Role {
     let key = random.below(u64::from(keys)) as u8;
     let semaphore = Kind::Semaphore { limit: 2 };
     let kind = if random.chance(20) { semaphore } else { Kind::Lock };
-    let lease_ms =
-        if upgrades { 10_000 + random.below(10_000) } else { *random.pick(&[2000, 2000, 3000, 5000, 10_000]) };
+    let lease_ms = match theme {
+        Theme::Upgrades => 10_000 + random.below(10_000),
+        Theme::Standstills => 33_000,
+        Theme::Anything => *random.pick(&[2000, 2000, 3000, 5000, 10_000]),
+    };
     let wait_ms = *random.pick(&[0, 2_000, 15_000, 40_000]);
-    let longest = if random.chance(50) { 2_000 } else { 15_000 };
+    let longest = match theme {
+        Theme::Standstills => 120_000,
+        _ if random.chance(50) => 2_000,
+        _ => 15_000,
+    };
     let hold_ms = 50 + random.below(longest);
     let connect_retry_ms = *random.pick(&[0, 10_000]);
     match random.below(100) {
@@ -243,7 +274,8 @@ fn fault(random: &mut Random, site: Site, clients: u64) -> What {
             _ => What::SetWall { by_ms: *random.pick(&[-3_600_000, 3_600_000, -1_000_000_000, 90_000]) },
         };
     }
-    match random.below(21) {
+    match random.below(23) {
+        21.. => What::FreezeServer { for_ms },
         0..4 => What::Cut { client },
         4..6 => What::HalfOpen { client },
         6..9 => What::Swallow { client, for_ms },

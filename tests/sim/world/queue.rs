@@ -18,9 +18,12 @@ pub struct Lock {
 /// Somebody in a queue.
 #[derive(Clone, Debug)]
 pub struct Waiter {
-    link: usize,
+    /// The connection that has the place, and before it those that had it and are still there.
+    links: Vec<usize>,
     ticket: Option<u64>,
     present: bool,
+    /// One of its connections agreed on being away.
+    resumes: bool,
     /// Until when its place is kept, while it is away.
     away_until: u64,
     promised: bool,
@@ -35,7 +38,8 @@ impl Lock {
 impl World {
     pub fn joined_queue(&self, link: usize, (key, space): (u8, Space), ticket: Option<u64>) {
         let lock = Lock { key, semaphore: space == Space::Semaphores };
-        let waiter = Waiter { link, ticket, present: true, away_until: 0, promised: false };
+        let resumes = ticket.is_some();
+        let waiter = Waiter { links: vec![link], ticket, present: true, resumes, away_until: 0, promised: false };
         self.check.borrow_mut().queues.entry(lock).or_default().push(waiter);
     }
 
@@ -43,7 +47,7 @@ impl World {
     pub fn left_queue(&self, link: usize, (key, space): (u8, Space)) {
         let lock = Lock { key, semaphore: space == Space::Semaphores };
         if let Some(queue) = self.check.borrow_mut().queues.get_mut(&lock) {
-            queue.retain(|waiter| waiter.link != link);
+            queue.retain(|waiter| waiter.links.last() != Some(&link));
         }
     }
 
@@ -51,7 +55,7 @@ impl World {
         for (link, verdict) in verdicts {
             if matches!(verdict, Verdict::Timeout) {
                 for queue in self.check.borrow_mut().queues.values_mut() {
-                    queue.retain(|waiter| waiter.link != *link);
+                    queue.retain(|waiter| waiter.links.last() != Some(link));
                 }
             }
         }
@@ -61,11 +65,15 @@ impl World {
     pub fn owner_left(&self, link: usize, resumes: bool) -> bool {
         let mut kept = false;
         for queue in self.check.borrow_mut().queues.values_mut() {
-            for waiter in queue.iter_mut().filter(|waiter| waiter.link == link) {
-                waiter.present = false;
+            for waiter in queue.iter_mut().filter(|waiter| waiter.links.contains(&link)) {
+                waiter.links.retain(|other| *other != link);
+                waiter.resumes |= resumes;
+                waiter.present = !waiter.links.is_empty();
+                kept |= !waiter.present && waiter.ticket.is_some() && waiter.resumes;
             }
-            queue.retain(|waiter| waiter.link != link || waiter.ticket.is_some() && resumes);
-            kept |= queue.iter().any(|waiter| waiter.link == link);
+            queue.retain(|waiter| {
+                waiter.present || !waiter.links.is_empty() || waiter.ticket.is_some() && waiter.resumes
+            });
         }
         kept
     }
@@ -76,7 +84,8 @@ impl World {
         }
         self.with_place(proof.number, |waiter| {
             waiter.present = true;
-            waiter.link = link;
+            waiter.links.retain(|other| *other != link);
+            waiter.links.push(link);
         });
     }
 
@@ -141,7 +150,7 @@ impl World {
             return;
         }
         let is_theirs = |waiter: &Waiter| match (link, ticket) {
-            (Some(link), _) => waiter.link == link,
+            (Some(link), _) => waiter.links.last() == Some(&link),
             (None, Some(ticket)) => waiter.ticket == Some(ticket),
             // To a place without a ticket that is not waited for: its owner will see.
             (None, None) => waiter.ticket.is_none(),
@@ -165,7 +174,10 @@ impl World {
     pub fn went_down(&self) {
         self.tell("server", || "is gone".to_owned());
         for queue in self.check.borrow_mut().queues.values_mut() {
-            queue.iter_mut().for_each(|waiter| waiter.present = false);
+            for waiter in queue {
+                waiter.present = false;
+                waiter.links.clear();
+            }
         }
     }
 
@@ -183,7 +195,8 @@ impl World {
             let known = before.values().flatten().find(|waiter| waiter.ticket == ticket);
             let promised = known.is_some_and(|waiter| waiter.promised);
             let resume = check.resumes.get(&place.ticket.number).copied().unwrap_or(0);
-            let waiter = Waiter { link: usize::MAX, ticket, present: false, away_until: now + resume, promised };
+            let (links, resumes) = (Vec::new(), true);
+            let waiter = Waiter { links, ticket, present: false, resumes, away_until: now + resume, promised };
             check.queues.entry(Lock::of(&place.key, place.kind.space())).or_default().push(waiter);
         }
         check.queues.values_mut().for_each(|queue| queue.sort_by_key(|waiter| waiter.ticket));

@@ -15,7 +15,7 @@ use dflock::server::table::{Change, ConnId, Limits, No, Reply, Resumed, Table, T
 use super::history::Site;
 use super::net::{Packet, Said};
 use super::writer::Line;
-use super::{Plant, SECOND, World};
+use super::{Act, Plant, SECOND, World};
 
 pub const LIMITS: Limits = Limits { keys: 100, waiters: 0, idle: Duration::from_secs(5), auto_release: true };
 
@@ -37,6 +37,8 @@ pub struct Server {
     /// Its process, from the beginning of its start on.
     pub process: usize,
     pub running: Option<Running>,
+    /// What happened to it while it stands still, if it does: about which connection, and what is to be done.
+    pub frozen: Option<Vec<(Option<usize>, Act)>>,
 }
 
 pub struct Running {
@@ -83,7 +85,17 @@ impl Server {
         let mut boot = Boot::default();
         boot[0] = 1;
         let wall = 1_700_000_000 * SECOND;
-        Server { powered: true, down: false, boot, booted_at: 0, wall, incarnation: 0, process: 0, running: None }
+        Server {
+            powered: true,
+            down: false,
+            boot,
+            booted_at: 0,
+            wall,
+            incarnation: 0,
+            process: 0,
+            running: None,
+            frozen: None,
+        }
     }
 
     /// The clock that leases run on here.
@@ -168,18 +180,45 @@ impl World {
         running.timer_at = at;
         drop(server);
         self.at(at, move |world| {
-            let mut server = world.server.borrow_mut();
-            if server.incarnation != incarnation {
-                return;
-            }
-            let Some(running) = &mut server.running else { return };
-            running.timer_at = u64::MAX;
-            drop(server);
-            let done = world.operate(&mut |table, turn| table.run_out(turn));
-            if let Some(((), effects)) = done {
-                world.follow_up(effects, None);
-            }
+            world.when_it_goes_on(None, move |world| {
+                let mut server = world.server.borrow_mut();
+                if server.incarnation != incarnation {
+                    return;
+                }
+                let Some(running) = &mut server.running else { return };
+                running.timer_at = u64::MAX;
+                drop(server);
+                let done = world.operate(&mut |table, turn| table.run_out(turn));
+                if let Some(((), effects)) = done {
+                    world.follow_up(effects, None);
+                }
+            })
         });
+    }
+
+    /// Does it now, or once the server does not stand still any more.
+    pub fn when_it_goes_on(self: &Rc<World>, link: Option<usize>, act: impl FnOnce(&Rc<World>) + 'static) {
+        if let Some(waiting) = &mut self.server.borrow_mut().frozen {
+            return waiting.push((link, Box::new(act)));
+        }
+        act(self);
+    }
+
+    /// It finds everything at once, and takes the connections in any order.
+    pub fn thaw_server(self: &Rc<World>) {
+        let process = self.server.borrow().process;
+        let Some(mut waiting) = self.server.borrow_mut().frozen.take() else { return };
+        self.tell("server", || format!("goes on, with {} things to do", waiting.len()));
+        self.go_on(process);
+        let mut round = 0;
+        while !waiting.is_empty() {
+            round += 1;
+            let any = self.dice(&[12, self.now(), round]) as usize % waiting.len();
+            let link = waiting[any].0;
+            let first = waiting.iter().position(|(of, _)| *of == link).unwrap_or(any);
+            let (_, act) = waiting.remove(first);
+            act(self);
+        }
     }
 
     /// Its process ends; with `power` its whole machine.
@@ -187,6 +226,7 @@ impl World {
         let (running, process) = {
             let mut server = self.server.borrow_mut();
             server.incarnation += 1;
+            server.frozen = None;
             server.powered &= !power;
             (server.running.take(), server.process)
         };

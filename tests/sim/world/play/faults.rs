@@ -23,6 +23,7 @@ impl World {
             What::Tell { client } => self.tell_to_end(client),
             What::Sleep { client, for_ms } => self.suspend(client, for_ms),
             What::KillServer { down_ms } => self.fell_server(down_ms, false),
+            What::FreezeServer { for_ms } => self.freeze_server(for_ms),
             What::CutPower { down_ms } => self.fell_server(down_ms, true),
             What::BreakDisk { for_ms } => {
                 self.disk.borrow_mut().broken = true;
@@ -55,13 +56,31 @@ impl World {
         });
     }
 
+    fn freeze_server(self: &Rc<World>, for_ms: u64) {
+        let mut server = self.server.borrow_mut();
+        if server.running.is_none() || server.frozen.is_some() {
+            return;
+        }
+        server.frozen = Some(Vec::new());
+        let (process, incarnation) = (server.process, server.incarnation);
+        drop(server);
+        self.stop(process);
+        self.after(for_ms * MS, move |world| {
+            if world.server.borrow().incarnation == incarnation {
+                world.thaw_server();
+            }
+        });
+    }
+
     fn arrive_client(self: &Rc<World>, client: usize, ppm: i64, role: Role) {
         let (machine, process) = {
             let mut clients = self.clients.borrow_mut();
             clients[client].ended = false;
             if let Role::Exec(job) = &role {
                 let millis = if job.kill_after_given { job.kill_after_ms } else { job.kill_after_ms.min(1_000) };
-                clients[client].grace_after_loss = millis * MS;
+                // It counts them on its own clock, which may be slow.
+                let slow = millis * MS / 900_000 * ppm.min(0).unsigned_abs();
+                clients[client].grace_after_loss = millis * MS + slow;
             }
             (clients[client].machine, clients[client].process)
         };

@@ -3,7 +3,16 @@
 use super::*;
 
 impl World {
+    /// The system takes the connection, whatever its server does.
     pub fn connected(self: &Rc<World>, link: usize) {
+        let incarnation = self.server.borrow().incarnation;
+        self.when_it_goes_on(Some(link), move |world| world.accept(link, incarnation));
+    }
+
+    fn accept(self: &Rc<World>, link: usize, incarnation: u64) {
+        if self.server.borrow().incarnation != incarnation {
+            return;
+        }
         let now = self.now();
         let mut server = self.server.borrow_mut();
         if let Some(running) = &mut server.running {
@@ -28,7 +37,8 @@ impl World {
             let Some(Session { blocked, heard_at, .. }) = session.filter(|_| server.incarnation == incarnation) else {
                 return;
             };
-            let idle = !*blocked && world.now() - heard_at >= IDLE_CUT;
+            let frozen = server.frozen.is_some();
+            let idle = !*blocked && !frozen && world.now() - heard_at >= IDLE_CUT;
             drop(server);
             if idle {
                 world.disconnected(link, incarnation);
@@ -40,6 +50,10 @@ impl World {
     }
 
     pub fn disconnected(self: &Rc<World>, link: usize, incarnation: u64) {
+        self.when_it_goes_on(Some(link), move |world| world.clear_away(link, incarnation));
+    }
+
+    fn clear_away(self: &Rc<World>, link: usize, incarnation: u64) {
         let (conn, resumes) = {
             let mut server = self.server.borrow_mut();
             if server.incarnation != incarnation {
@@ -68,6 +82,10 @@ impl World {
     }
 
     pub fn receive(self: &Rc<World>, link: usize, incarnation: u64, packet: Packet) {
+        self.when_it_goes_on(Some(link), move |world| world.read(link, incarnation, packet));
+    }
+
+    fn read(self: &Rc<World>, link: usize, incarnation: u64, packet: Packet) {
         let now = self.now();
         {
             let mut server = self.server.borrow_mut();
@@ -146,7 +164,8 @@ impl World {
             Packet::Renew { key, space, token, lease_s } => {
                 let text = token.hex();
                 let text = text.as_str().as_bytes();
-                let done = self.operate(&mut |table, turn| table.renew(turn, &name(key), space, text, Some(lease_s)));
+                let done =
+                    self.operate(&mut |table, turn| table.renew(turn, conn, &name(key), space, text, Some(lease_s)));
                 let Some((renewed, effects)) = done else { return };
                 self.follow_up(effects, None);
                 self.answer_about(link, token, renewed.is_some());
@@ -156,19 +175,19 @@ impl World {
                 let text = text.as_str().as_bytes();
                 let done = self.operate(&mut |table, turn| table.resume(turn, conn, &name(key), space, text, lease_s));
                 let Some((resumed, effects)) = done else { return };
-                self.owner_returned(link, proof, resumed);
+                self.owner_returned(link, proof, resumed.ok());
                 self.follow_up(effects, None);
                 match resumed {
-                    None => self.answer_about(link, proof, false),
-                    Some(Resumed::Held { .. }) => self.answer_about(link, proof, true),
-                    Some(Resumed::Queued { ticket }) => {
+                    Err(_) => self.answer_about(link, proof, false),
+                    Ok(Resumed::Held { .. }) => self.answer_about(link, proof, true),
+                    Ok(Resumed::Queued { ticket }) => {
                         self.answer(
                             link,
                             Said::Queued { ticket: Some(ticket) },
                             Promise::Place { ticket: ticket.number },
                         );
                     }
-                    Some(Resumed::Granted { stamp, .. }) => {
+                    Ok(Resumed::Granted { stamp, .. }) => {
                         self.answer(link, Said::Acquired { stamp }, self.lease_of(stamp));
                     }
                 }
