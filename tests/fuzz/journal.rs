@@ -336,7 +336,7 @@ fn go_on(read: Replayed, is_ours: bool) {
         for proof in proofs.into_iter().flatten() {
             let (proof, other) = (proof.hex(), table.connect());
             let proof = proof.as_str().as_bytes();
-            table.resume(&mut turn, other, key, kind.space(), proof, None);
+            let _ = table.resume(&mut turn, other, key, kind.space(), proof, None);
             table.wait(&mut turn, other, key, kind.space(), Duration::from_secs(1));
             table.release(&mut turn, key, kind.space(), proof);
             while !table.disconnect(&mut turn, other) {}

@@ -139,8 +139,10 @@ impl Play {
             }),
             10 => {
                 let lease_s = choices.pick(&[None, Some(1), Some(5), Some(u64::MAX)]);
+                let Some(client) = self.client(choices) else { return };
+                let id = self.id(client);
                 self.prove(choices, |table, turn, key, space, proof| {
-                    table.renew(turn, key, space, proof, lease_s);
+                    table.renew(turn, id, key, space, proof, lease_s);
                 });
             }
             11..13 => self.resume(choices),
@@ -261,7 +263,7 @@ impl Play {
         let Some(client) = self.client(choices) else { return };
         let (id, lease_s) = (self.id(client), choices.pick(&[None, Some(3)]));
         let resumed = self.ask(|table, turn| table.resume(turn, id, key, space, proof.as_bytes(), lease_s));
-        if let Some(Resumed::Granted { stamp, .. }) = resumed {
+        if let Ok(Resumed::Granted { stamp, .. }) = resumed {
             self.learn(stamp, key, space);
         }
         self.deliver();
