@@ -48,8 +48,12 @@ fn main() -> ExitCode {
     };
     let manner = cli.manner();
     match cli.run() {
-        Ok(Leave::Code(code)) => ExitCode::from(code),
+        Ok(Leave::Code(code)) => {
+            output::finish();
+            ExitCode::from(code)
+        }
         Ok(Leave::Signal(signal)) => {
+            output::finish();
             sys::die_of(signal);
             // Process 1 cannot die of a signal.
             ExitCode::from(128 + signal as u8)
@@ -65,6 +69,7 @@ fn fail(failure: &Failure, manner: Manner, is_exported: bool) -> ExitCode {
         (false, true) => {}
         (false, false) => output::failure(failure),
     }
+    output::finish();
     leave(failure.exit(), is_exported)
 }
 

@@ -135,6 +135,7 @@ impl Exec {
         let job = Job { asks, program, rules, held, min_hold: self.min_hold.unwrap_or_default() };
         // Before the first thread: it is a copy of this process.
         let guard = Guard::start(&|locks| guardian::let_go(locks, &site), guardian::successor(&site))?;
+        output::background::begin();
         let key = job.asks[0].key.clone();
         let user = Onlooker { manner: self.manner, key: &key, backend: &backend, site: &site };
         let manner = self.manner;

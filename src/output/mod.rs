@@ -1,5 +1,6 @@
 //! Every byte that reaches stdout or stderr. A closed one is no reason to fail.
 
+pub mod background;
 pub mod log;
 mod prometheus;
 mod screen;
@@ -11,7 +12,9 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 pub use prometheus::Metrics;
@@ -22,6 +25,37 @@ use crate::error::{Failure, Kind};
 
 /// The version of every JSON document: fields are only ever added.
 pub const SCHEMA: u32 = 1;
+
+/// What the last words are worth.
+const FINISH_WITHIN: Duration = Duration::from_millis(200);
+
+/// How long it may take to erase a line before somebody else writes.
+const ERASE_WITHIN: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug)]
+enum Sink {
+    Stdout,
+    Stderr,
+}
+
+impl Sink {
+    fn write(self, text: &str) -> io::Result<()> {
+        match self {
+            Sink::Stdout => io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()),
+            Sink::Stderr => io::stderr().write_all(text.as_bytes()),
+        }
+    }
+
+    /// Whether a little of it would be taken at once.
+    fn has_room(self) -> bool {
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let descriptor = match self {
+            Sink::Stdout => stdout.as_fd(),
+            Sink::Stderr => stderr.as_fd(),
+        };
+        poll(&mut [PollFd::new(descriptor, PollFlags::POLLOUT)], PollTimeout::ZERO) == Ok(1)
+    }
+}
 
 /// The plain answer to a command.
 pub fn plain(text: &str) -> Result<(), Failure> {
@@ -36,8 +70,10 @@ pub fn whole(text: &str) -> Result<(), Failure> {
 
 /// A part of an answer that goes on; `false` if nobody wants more of it.
 pub fn more(text: &str) -> Result<bool, Failure> {
-    let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
-    match written {
+    if background::take(Sink::Stdout, text).is_ok() {
+        return Ok(true);
+    }
+    match Sink::Stdout.write(text) {
         Err(why) if why.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(why) => Err(Failure::new(Kind::Internal, format!("cannot write the answer to stdout: {why}"))),
         Ok(()) => Ok(true),
@@ -59,9 +95,16 @@ pub fn fields(fields: &[(&'static str, String)]) -> String {
     fields.iter().map(|(name, value)| format!("{name}={}", log::quote(value))).collect::<Vec<_>>().join(" ")
 }
 
+/// Before the process ends: whoever reads has a moment to read it all.
+pub fn finish() {
+    background::settle(FINISH_WITHIN);
+}
+
 /// Everything else that is said to a person.
 pub fn say(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    if background::take(Sink::Stderr, text).is_err() {
+        let _ = Sink::Stderr.write(text);
+    }
 }
 
 /// Whether a person reads what is said.
@@ -89,7 +132,8 @@ pub fn remark(text: &str) {
 
 /// A line that the next one replaces, on a terminal only.
 pub fn passing(text: &str) {
-    if is_person_there() {
+    // Where the last one is not shown yet, the next one would only wait behind it.
+    if is_person_there() && background::is_done() {
         say(&format!("\r\x1b[K{}", escape(text)));
         IS_PASSING.store(true, Ordering::Relaxed);
     }
@@ -99,6 +143,7 @@ pub fn passing(text: &str) {
 pub fn passed() {
     if IS_PASSING.swap(false, Ordering::Relaxed) {
         say("\r\x1b[K");
+        background::settle(ERASE_WITHIN);
     }
 }
 

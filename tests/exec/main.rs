@@ -16,6 +16,7 @@ mod min_hold;
 mod pty;
 mod pty_jobs;
 mod rules;
+mod stuck;
 mod suid;
 mod swept;
 mod terminal;

@@ -23,6 +23,8 @@ use crate::house::{CEILING, now, wait_for};
 
 pub(crate) const CTRL_C: &str = "\x03";
 pub(crate) const CTRL_BACKSLASH: &str = "\x1c";
+pub(crate) const CTRL_Q: &str = "\x11";
+pub(crate) const CTRL_S: &str = "\x13";
 pub(crate) const CTRL_Z: &str = "\x1a";
 
 /// What a shell says when it waits for a command. No command that is typed contains it.

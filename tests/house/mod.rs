@@ -56,6 +56,15 @@ pub fn lasting_port() -> String {
     lasting_listener().local_addr().expect("an address").port().to_string()
 }
 
+/// A window in which nothing may happen but what `check` allows.
+pub fn observe(window: Duration, mut check: impl FnMut()) {
+    let begin = now();
+    while begin.elapsed() < window {
+        check();
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
 /// A test measures with the ordinary clock.
 #[expect(clippy::disallowed_methods, reason = "tests stand outside the house's clock")]
 pub fn now() -> Instant {
