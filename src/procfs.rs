@@ -60,6 +60,36 @@ pub fn processes() -> io::Result<Vec<Process>> {
     if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
 }
 
+/// The children of a process; all its threads may have some.
+pub fn children(pid: i32) -> io::Result<Vec<i32>> {
+    let mut children = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        let text = match fs::read_to_string(thread.path().join("children")) {
+            Ok(text) => text,
+            // A thread that has ended meanwhile had none, or its process has them.
+            Err(why) if why.raw_os_error() == Some(libc::ESRCH) => continue,
+            Err(why) => return Err(why),
+        };
+        children.extend(text.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+    }
+    Ok(children)
+}
+
+/// What a process is called: its name, and its command line with NULs between the words.
+pub fn names(pid: i32) -> Option<(Vec<u8>, Vec<u8>)> {
+    let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).ok();
+    let mut name = read("comm")?;
+    name.pop_if(|last| *last == b'\n');
+    Some((name, read("cmdline")?))
+}
+
+/// A variable of the environment that a process was started with. `None` if it has none, or it is not ours to see.
+pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value = |entry: &[u8]| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
+    environment.split(|byte| *byte == 0).find_map(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -48,6 +48,8 @@ const PURE: &[&str] = &[
     "src/lease/plan.rs",
     "src/lease/keeping.rs",
     "src/client/retry.rs",
+    "src/exec/guard/duty.rs",
+    "src/exec/kin.rs",
     "src/exec/policy.rs",
 ];
 

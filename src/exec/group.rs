@@ -11,9 +11,11 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::kin::Kin;
+use super::reach::Reach;
 use super::status::Ending;
 use crate::error::{Failure, Kind};
-use crate::procfs;
+use crate::procfs::{self, Identity, Process};
 use crate::sys::{self, Announcement};
 
 /// A command that cannot be stopped in time is not started.
@@ -32,6 +34,7 @@ pub(super) struct Group {
     leader: Pid,
     /// Its end has been read: its number may be anybody's.
     leader_reaped: bool,
+    reach: Reach,
 }
 
 /// What became of a process that is ours to reap.
@@ -45,6 +48,20 @@ pub(super) enum Happened {
     OtherStopped(Pid),
 }
 
+/// By what the processes of a command that is about to begin will be known. What they leave behind comes to us, so
+/// that it can be found and ended when the lock is lost.
+pub(super) fn kin(mark: String, guardian: Pid) -> Kin {
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+    let us = nix::unistd::getpid().as_raw();
+    let dflock = Process::ours().map_or(Identity { pid: us, started: 0 }, |process| process.identity);
+    let children = procfs::children(us).unwrap_or_default();
+    let spared: Vec<Identity> =
+        children.iter().filter_map(|pid| Process::of(*pid)).map(|process| process.identity).collect();
+    let adopts = spared.iter().all(|child| child.pid == guardian.as_raw());
+    Kin { dflock, mark, spared, adopts, leader: None }
+}
+
 impl Group {
     /// Starts the command as the leader of a group of its own.
     pub(super) fn spawn(
@@ -52,10 +69,8 @@ impl Group {
         environment: &[(&str, Option<OsString>)],
         announcement: Announcement,
         terminal: Option<RawFd>,
+        kin: Kin,
     ) -> Result<Group, Failure> {
-        // What it leaves behind comes to us, so that it can be found and ended when the lock is lost.
-        #[cfg(target_os = "linux")]
-        let _ = nix::sys::prctl::set_child_subreaper(true);
         let (name, arguments) = program.split_first().ok_or_else(|| Failure::usage("there is no command to run"))?;
         let mut command = Command::new(name);
         command.args(arguments).process_group(0);
@@ -75,7 +90,9 @@ impl Group {
                 .hint("the lock was given back"),
         })?;
         let leader = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-        Ok(Group { leader, leader_reaped: false })
+        let mut reach = Reach::new(kin);
+        reach.set_leader(leader);
+        Ok(Group { leader, leader_reaped: false, reach })
     }
 
     pub(super) fn leader(&self) -> Pid {
@@ -110,18 +127,13 @@ impl Group {
         }
     }
 
-    /// Whether nobody is left of the group.
-    pub(super) fn is_gone(&self) -> bool {
-        self.leader_reaped && !has_life(self.leader)
+    /// A signal to everybody, whether still of the group or not.
+    pub(super) fn signal_all(&mut self, signal: Signal) {
+        self.reach.signal(signal);
     }
-}
 
-/// Whether a group has a member that is more than a name waiting to be read. That nobody of it can be signalled
-/// proves nothing: they may have changed their user.
-pub(super) fn has_life(group: Pid) -> bool {
-    if killpg(group, None) == Err(Errno::ESRCH) {
-        return false;
+    /// Whether nobody is left whom the command started.
+    pub(super) fn is_gone(&mut self) -> bool {
+        self.leader_reaped && !self.reach.is_anyone_left()
     }
-    let Ok(processes) = procfs::processes() else { return true };
-    processes.iter().any(|process| process.group == group.as_raw() && !process.is_dead)
 }

@@ -13,8 +13,9 @@ use super::guard::{Guard, Line};
 use super::key_listener::KeyListener;
 use super::leases::{next_news, soonest};
 use super::policy::{Action, Event, Policy};
+use super::reach::MARK;
 use super::signals::Signals;
-use super::status::Status;
+use super::status::{Ending, Status};
 use super::take::Kept;
 use super::terminal::Terminal;
 use super::{Job, SHORTEST_LEASE, Say};
@@ -41,6 +42,8 @@ pub(super) struct Run {
     sweeping: bool,
     /// A loss is only told.
     warns: bool,
+    /// A signal was handed on to the command.
+    was_told: bool,
 }
 
 impl Run {
@@ -73,11 +76,16 @@ impl Run {
         }
         signals.hear_stops();
         let terminal = Terminal::find();
-        let environment = environment(job, keepers.first().map(|keeper| &keeper.grant));
+        let mark = format!("{:016x}", getrandom::u64().unwrap_or_else(|_| clock::now().as_nanos()));
+        let environment = environment(job, keepers.first().map(|keeper| &keeper.grant), &mark);
+        let kin = group::kin(mark, guard.pid());
+        if let Err(why) = guard.kin(kin.clone()) {
+            return Err((Failure::internal("tell the guardian", &why), guard, keepers));
+        }
         // After a loss that is only told, the command outlives even us.
         let announcement = guard.announcement(term_at, !job.rules.warn_on_lost);
         let device = terminal.as_ref().and_then(Terminal::to_lend);
-        let group = match Group::spawn(&job.program, &environment, announcement, device) {
+        let group = match Group::spawn(&job.program, &environment, announcement, device, kin) {
             Ok(group) => group,
             Err(failure) => {
                 if let Some(terminal) = &terminal {
@@ -104,6 +112,7 @@ impl Run {
             due: clock::now(),
             sweeping: false,
             warns: job.rules.warn_on_lost,
+            was_told: false,
         })
     }
 
@@ -128,7 +137,10 @@ impl Run {
                 () = self.timer.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
                 _ = signals.child.recv() => {}
                 Some(signal) = signals.sent.recv() => events.push(Event::Signal(signal)),
-                typed = heard(self.listener.as_ref()) => events.push(Event::Typed(typed)),
+                typed = heard(self.listener.as_ref()) => {
+                    self.was_told = true;
+                    events.push(Event::Typed(typed));
+                }
                 news = next_news(keepers) => events.extend(news.into_iter().map(Event::Lease)),
             }
             if self.warns {
@@ -141,7 +153,11 @@ impl Run {
                         if let Some(listener) = self.listener.take() {
                             listener.close();
                         }
-                        events.push(Event::Ended { ending, is_last: self.group.is_gone() });
+                        // To look for everybody takes longer than many a command; of one that ends by itself
+                        // nobody asks whom it leaves behind.
+                        let by_force = self.was_told || self.sweeping || matches!(ending, Ending::Killed(_));
+                        let is_last = by_force && self.group.is_gone();
+                        events.push(Event::Ended { ending, is_last });
                     }
                     Happened::Stopped(signal) if self.suspends(signal) => events.push(Event::Stopped),
                     Happened::Other(pid) if self.listener.as_ref().is_some_and(|listener| listener.is(pid)) => {
@@ -182,13 +198,16 @@ impl Run {
     /// Carries out one action; the last one says how we leave.
     fn act(&mut self, action: Action, say: Say<'_>) -> Option<Status> {
         match action {
-            Action::Pass(signal) => self.group.signal(signal),
+            Action::Pass(signal) => {
+                self.was_told = true;
+                self.group.signal(signal);
+            }
             Action::Stop => {
-                self.group.signal(Signal::SIGTERM);
-                self.group.signal(Signal::SIGCONT);
+                self.group.signal_all(Signal::SIGTERM);
+                self.group.signal_all(Signal::SIGCONT);
                 self.sweeping = true;
             }
-            Action::Kill => self.group.signal(Signal::SIGKILL),
+            Action::Kill => self.group.signal_all(Signal::SIGKILL),
             Action::Guard(moment) => {
                 // One that does not hear was replaced; if that failed, it is tried again with the next news.
                 let _ = self.guard.kill_at(moment);
@@ -237,8 +256,18 @@ async fn heard(listener: Option<&KeyListener>) -> Signal {
     }
 }
 
+/// Ours after those of the commands around this one: whoever ends one of them ends this one too.
+fn marks(ours: &str) -> OsString {
+    let mut marks = std::env::var_os(MARK).unwrap_or_default();
+    if !marks.is_empty() {
+        marks.push(" ");
+    }
+    marks.push(ours);
+    marks
+}
+
 /// What the command may know of its lock.
-fn environment(job: &Job, grant: Option<&Grant>) -> Vec<(&'static str, Option<OsString>)> {
+fn environment(job: &Job, grant: Option<&Grant>, mark: &str) -> Vec<(&'static str, Option<OsString>)> {
     use std::os::unix::ffi::OsStringExt;
 
     let Some((ask, grant)) = job.asks.first().zip(grant) else { return Vec::new() };
@@ -251,6 +280,7 @@ fn environment(job: &Job, grant: Option<&Grant>) -> Vec<(&'static str, Option<Os
         // One of an enclosing dflock would be taken for ours.
         ("DFLOCK_FENCE", grant.fence.and_then(|fence| text(fence.to_string()))),
         ("DFLOCK_HELD", Some(job.held.clone())),
+        (MARK, Some(marks(mark))),
     ]
 }
 

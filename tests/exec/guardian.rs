@@ -18,12 +18,12 @@ pub(crate) fn guardian_of(pid: u32) -> Option<u32> {
     children.split_whitespace().find(is_guardian)?.parse().ok()
 }
 
-fn signal(pid: u32, signal: Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal).expect("it is there");
 }
 
 /// A window in which something must hold.
-fn observe(window: Duration, mut holds: impl FnMut() -> bool, what: &str) {
+pub(crate) fn observe(window: Duration, mut holds: impl FnMut() -> bool, what: &str) {
     let begin = now();
     while begin.elapsed() < window {
         assert!(holds(), "{what} (after {:?})", begin.elapsed());

@@ -8,6 +8,7 @@ mod random;
 
 mod answers;
 mod codes;
+mod contain;
 mod guardian;
 mod kept;
 mod loss;

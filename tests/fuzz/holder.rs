@@ -129,6 +129,7 @@ fn check_guardian(input: &[u8]) {
     assert_eq!(again.write().expect("it is written"), written);
     match message {
         Message::Group(leader) => assert!(leader > 1, "group {leader}"),
+        Message::Kin(kin) => assert!(kin.leader.is_none_or(|leader| leader.pid > 1), "a leader who is everybody"),
         Message::Lock(lock) | Message::HandedOver(lock) => {
             assert!(dflock::lock::Key::new(lock.key.as_bytes()).is_ok());
             assert!(dflock::lock::Token::new(lock.token.as_str()).is_ok());

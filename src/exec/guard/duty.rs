@@ -79,6 +79,10 @@ impl Duty {
         self.begin_anew();
     }
 
+    pub(super) fn has_command(&self) -> bool {
+        self.has_command
+    }
+
     pub(super) fn is_alone(&self) -> bool {
         self.is_alone
     }

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
 use super::duty::{Duty, Step};
 use super::message::{Message, receive};
 use super::{HeldLock, TITLE};
 use crate::clock::{self, Moment};
-use crate::exec::group::has_life;
+use crate::exec::reach::Reach;
 use crate::sys;
 
 /// How often the clock is looked at: a suspended machine may have slept through a timer.
@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 struct Life {
     duty: Duty,
-    group: Option<Pid>,
+    reach: Option<Reach>,
     locks: Vec<HeldLock>,
     /// Never read: as long as they are open, the locks are not free.
     connections: Vec<OwnedFd>,
@@ -29,7 +29,7 @@ struct Life {
 /// Returns when the command is gone, or was never there; with the locks to let go of.
 pub(super) fn watch(socket: &OwnedFd) -> Vec<HeldLock> {
     begin(socket);
-    let mut life = Life { duty: Duty::new(), group: None, locks: Vec::new(), connections: Vec::new() };
+    let mut life = Life { duty: Duty::new(), reach: None, locks: Vec::new(), connections: Vec::new() };
     loop {
         // First what was said, which may move the deadline: it was true when it was said, however long ago. Then the
         // clock.
@@ -38,7 +38,10 @@ pub(super) fn watch(socket: &OwnedFd) -> Vec<HeldLock> {
         }
         let now = clock::now();
         match life.duty.step(now) {
-            Step::Wait(until) => wait(socket, until, life.duty.is_alone()),
+            Step::Wait(until) => {
+                let until = if life.duty.has_command() { until.min(life.remember()) } else { until };
+                wait(socket, until, life.duty.is_alone());
+            }
             Step::End => {
                 let is_anyone_left = life.end_command();
                 life.duty.attempted(now, is_anyone_left);
@@ -85,8 +88,15 @@ impl Life {
                 self.connections.extend(descriptors);
             }
             Message::HandedOver(lock) => self.locks.retain(|known| *known != lock),
+            Message::Kin(kin) => {
+                self.reach = Some(Reach::new(kin));
+                // From now on there may be somebody, though nobody has told us yet.
+                self.duty.command_begins();
+            }
             Message::Group(leader) => {
-                self.group = Some(Pid::from_raw(leader));
+                if let Some(reach) = &mut self.reach {
+                    reach.set_leader(Pid::from_raw(leader));
+                }
                 self.duty.command_begins();
             }
             Message::KillAt(nanos) => self.duty.set_kill_at(Moment::from_nanos(nanos)),
@@ -97,12 +107,17 @@ impl Life {
     }
 
     /// Says whether anybody is left.
-    fn end_command(&self) -> bool {
-        self.group.is_some_and(|group| {
+    fn end_command(&mut self) -> bool {
+        self.reach.as_mut().is_some_and(|reach| {
             // Whether it reached anybody says nothing of the others.
-            let _ = killpg(group, Signal::SIGKILL);
-            has_life(group)
+            reach.signal(Signal::SIGKILL);
+            reach.is_anyone_left()
         })
+    }
+
+    /// Returns when to do it again.
+    fn remember(&mut self) -> Moment {
+        self.reach.as_mut().map_or(Moment::NEVER, Reach::remember)
     }
 }
 

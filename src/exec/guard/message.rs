@@ -10,10 +10,11 @@ use nix::sys::socket::{
 use serde::{Deserialize, Serialize};
 
 use super::HeldLock;
+use crate::exec::kin::Kin;
 use crate::sys;
 
-/// The longest message: a key, a token, and some words around them.
-const MAX_MESSAGE: usize = 4096;
+/// The longest message: it names the children that dflock had before the command.
+const MAX_MESSAGE: usize = 64 * 1024;
 
 /// More than how to reach servers ever takes.
 const MAX_INTRODUCTION: usize = 64 * 1024;
@@ -24,7 +25,9 @@ pub enum Message {
     Lock(HeldLock),
     /// Another process keeps this one from now on.
     HandedOver(HeldLock),
-    /// The group to end if need be.
+    /// By what a command's processes are known, before there is one.
+    Kin(Kin),
+    /// Its first process, which leads its group.
     Group(i32),
     /// When it must be dead.
     KillAt(u64),
@@ -41,6 +44,9 @@ impl Message {
     pub fn read(bytes: &[u8]) -> io::Result<Message> {
         match serde_json::from_slice(bytes)? {
             Message::Group(..=1) => Err(io::ErrorKind::InvalidData.into()),
+            Message::Kin(kin) if kin.leader.is_some_and(|leader| leader.pid <= 1) => {
+                Err(io::ErrorKind::InvalidData.into())
+            }
             message => Ok(message),
         }
     }
@@ -73,7 +79,7 @@ pub(super) fn send(socket: &OwnedFd, message: &Message, connection: Option<&Owne
 
 /// The next message that is there already; `None` if there is none. An error is the other side's end.
 pub(super) fn receive(socket: &OwnedFd) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
-    let mut bytes = [0; MAX_MESSAGE];
+    let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = nix::cmsg_space!([RawFd; 4]);
     let (length, descriptors) = {
         let mut parts = [IoSliceMut::new(&mut bytes)];

@@ -23,6 +23,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::kin::Kin;
 use crate::backend::Ask;
 use crate::clock::{self, Moment};
 use crate::error::Failure;
@@ -82,6 +83,7 @@ pub struct Guard {
 /// What a guardian was told, and another one would have to be.
 struct Told {
     locks: Vec<(HeldLock, Line)>,
+    kin: Option<Kin>,
     group: Option<i32>,
     kill_at: Moment,
     held_until: Moment,
@@ -97,7 +99,7 @@ impl Guard {
         match sys::fork().map_err(|why| cannot(&why))? {
             Fork::Parent(pid) => {
                 let (kill_at, held_until) = (Moment::NEVER, Moment::NEVER);
-                let told = Told { locks: Vec::new(), group: None, kill_at, held_until, ended: false };
+                let told = Told { locks: Vec::new(), kin: None, group: None, kill_at, held_until, ended: false };
                 Ok(Guard { socket: ours, pid, successor, replaced_at: None, told })
             }
             Fork::Child => {
@@ -106,6 +108,10 @@ impl Guard {
                 sys::leave_fork()
             }
         }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
     }
 
     pub(super) fn is(&self, pid: Pid) -> bool {
@@ -133,10 +139,13 @@ impl Guard {
         self.socket = ours;
         message::introduce(&self.socket, &self.successor.introduction)?;
         self.pid = (self.successor.start)(theirs)?;
-        let Told { locks, group, kill_at, held_until, ended } = &self.told;
+        let Told { locks, kin, group, kill_at, held_until, ended } = &self.told;
         let say = |message| message::send(&self.socket, &message, None);
         for (lock, line) in locks {
             message::send(&self.socket, &Message::Lock(lock.clone()), line.as_deref())?;
+        }
+        if let Some(kin) = kin {
+            say(Message::Kin(kin.clone()))?;
         }
         say(Message::HeldUntil(held_until.as_nanos()))?;
         say(Message::KillAt(kill_at.as_nanos()))?;
@@ -155,6 +164,12 @@ impl Guard {
             not_after,
             dies_with_us,
         }
+    }
+
+    /// A command is about to begin.
+    pub(super) fn kin(&mut self, kin: Kin) -> io::Result<()> {
+        self.told.kin = Some(kin.clone());
+        self.tell(&Message::Kin(kin), None)
     }
 
     /// The command has begun.

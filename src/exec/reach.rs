@@ -1,0 +1,178 @@
+//! Reaches whoever the command started: to signal them, and to see whether anybody is left. Dflock and its guardian
+//! both do it, each for itself.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use super::guard;
+use super::kin::Kin;
+use crate::clock::{self, Moment};
+use crate::procfs::{self, Identity, Process};
+
+/// The variable that marks the processes of a command: a word for each `dflock exec` around it.
+pub(super) const MARK: &str = "DFLOCK_RUN";
+
+/// How dflock's own services are called, which a job may have caused to be started: they serve others too.
+const SERVICES: [&[u8]; 2] = [b"dflock: ", b"dflock\0serve\0--detach\0"];
+
+/// To look at all processes takes its time on a big machine: one part of so many may be spent on it.
+const SHARE: u32 = 20;
+
+/// How often it is looked who descends from whom, and the part of the time it may take.
+const REMEMBER_EVERY: Duration = Duration::from_millis(500);
+const REMEMBER_SHARE: u32 = 100;
+
+pub(super) struct Reach {
+    kin: Kin,
+    /// Seen to descend from the command, whatever has become of their parents since.
+    known: HashSet<Identity>,
+    remember_at: Moment,
+    /// What was found last, and when it may be looked again.
+    was_anyone_left: bool,
+    look_at: Moment,
+}
+
+impl Reach {
+    pub(super) fn new(kin: Kin) -> Reach {
+        let at_once = Moment::from_nanos(0);
+        Reach { kin, known: HashSet::new(), remember_at: at_once, was_anyone_left: true, look_at: at_once }
+    }
+
+    /// The command's process, once there is one. It may have ended already.
+    pub(super) fn set_leader(&mut self, pid: Pid) {
+        let pid = pid.as_raw();
+        let process = Process::of(pid);
+        self.kin.leader = Some(process.map_or(Identity { pid, started: 0 }, |process| process.identity));
+        self.look_at = Moment::from_nanos(0);
+    }
+
+    /// A signal to everybody.
+    pub(super) fn signal(&mut self, signal: Signal) {
+        let Some(leader) = self.kin.leader else { return self.signal_each(signal, None) };
+        match procfs::processes() {
+            Ok(all) => {
+                let has_group = self.kin.has_group(&all);
+                if has_group {
+                    // All of it in one moment: nobody of it can run away between two of us.
+                    let _ = killpg(Pid::from_raw(leader.pid), signal);
+                }
+                self.signal_each(signal, Some((all, has_group)));
+            }
+            Err(_) => {
+                let _ = killpg(Pid::from_raw(leader.pid), signal);
+            }
+        }
+        self.look_at = Moment::from_nanos(0);
+    }
+
+    fn signal_each(&mut self, signal: Signal, seen: Option<(Vec<Process>, bool)>) {
+        let Some((all, has_group)) = seen.or_else(|| Some((procfs::processes().ok()?, false))) else { return };
+        let group = self.kin.leader.filter(|_| has_group).map(|leader| leader.pid);
+        for process in self.find(&all) {
+            self.known.insert(process.identity);
+            if Some(process.group) != group {
+                signal_one(process.identity, signal);
+            }
+        }
+    }
+
+    /// Whether anybody lives whom it is about. Somebody who cannot be signalled lives too.
+    pub(super) fn is_anyone_left(&mut self) -> bool {
+        let begin = clock::now();
+        if begin < self.look_at {
+            return self.was_anyone_left;
+        }
+        self.was_anyone_left = match procfs::processes() {
+            Ok(all) => {
+                let found = self.find(&all);
+                self.known = found.iter().map(|process| process.identity).collect();
+                !found.is_empty()
+            }
+            // Without /proc only the group can be asked.
+            Err(_) => {
+                self.kin.leader.is_some_and(|leader| killpg(Pid::from_raw(leader.pid), None) != Err(Errno::ESRCH))
+            }
+        };
+        let now = clock::now();
+        self.look_at = now + now.since(begin) * SHARE;
+        self.was_anyone_left
+    }
+
+    fn find(&self, all: &[Process]) -> Vec<Process> {
+        let mark = self.kin.mark.as_bytes();
+        let is_marked = |identity: Identity| {
+            let words = procfs::variable(identity.pid, MARK);
+            words.is_some_and(|words| words.split(|byte| *byte == b' ').any(|word| word == mark))
+        };
+        self.kin.find(all, &self.known, is_marked, is_apart)
+    }
+
+    /// Looks who descends from whom, while dflock and everybody's parents are still there to tell. Returns when to
+    /// do it next.
+    pub(super) fn remember(&mut self) -> Moment {
+        let begin = clock::now();
+        if begin < self.remember_at {
+            return self.remember_at;
+        }
+        let spared: HashSet<i32> = self.kin.spared.iter().map(|spared| spared.pid).collect();
+        let mut next: Vec<i32> = self.known.iter().map(|known| known.pid).collect();
+        next.extend(self.kin.leader.map(|leader| leader.pid));
+        if self.kin.adopts {
+            let adopted = procfs::children(self.kin.dflock.pid).unwrap_or_default();
+            next.extend(adopted.into_iter().filter(|pid| !spared.contains(pid)));
+        }
+        let mut seen = HashSet::new();
+        let mut visited = HashSet::new();
+        while let Some(pid) = next.pop() {
+            if !visited.insert(pid) {
+                continue;
+            }
+            let Some(process) = Process::of(pid) else { continue };
+            let identity = process.identity;
+            let is_new = !self.known.contains(&identity);
+            // A number that we knew may be somebody else's by now, who is a child of none of ours.
+            let is_stranger =
+                is_new && self.known.iter().any(|known| known.pid == pid) && !self.is_child(&process, &seen);
+            if process.is_dead || is_stranger || is_new && is_apart(identity) {
+                continue;
+            }
+            seen.insert(identity);
+            next.extend(procfs::children(pid).unwrap_or_default());
+        }
+        self.known = seen;
+        let now = clock::now();
+        self.remember_at = now + (now.since(begin) * REMEMBER_SHARE).max(REMEMBER_EVERY);
+        self.remember_at
+    }
+
+    fn is_child(&self, process: &Process, seen: &HashSet<Identity>) -> bool {
+        process.parent == self.kin.dflock.pid || seen.iter().any(|identity| identity.pid == process.parent)
+    }
+}
+
+/// A guardian, or a service of dflock's own.
+fn is_apart(identity: Identity) -> bool {
+    let Some((name, line)) = procfs::names(identity.pid) else { return false };
+    let is_guardian = name == guard::TITLE.as_bytes() && line.starts_with(guard::TITLE.as_bytes());
+    is_guardian || SERVICES.iter().any(|service| line.starts_with(service))
+}
+
+/// To this process and no later one with its number.
+fn signal_one(identity: Identity, signal: Signal) {
+    let is_same = || Process::of(identity.pid).is_some_and(|process| process.identity == identity);
+    #[cfg(target_os = "linux")]
+    if let Ok(process) = crate::sys::pidfd_open(identity.pid) {
+        if is_same() {
+            // It may have changed its user, which is seen by whether it lives.
+            let _ = crate::sys::pidfd_send_signal(std::os::fd::AsFd::as_fd(&process), signal as i32);
+        }
+        return;
+    }
+    if is_same() {
+        let _ = kill(Pid::from_raw(identity.pid), signal);
+    }
+}

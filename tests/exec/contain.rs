@@ -1,0 +1,147 @@
+//! Whoever the command started is ended with it, though it left the group, the session, or its parents.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::guardian::{guardian_of, observe, signal};
+use super::trials_fleet::has_life;
+use crate::house::clean::{House, Running};
+use crate::house::{now, wait_for};
+
+/// Ways out of the process group, each with a process at the end that ignores TERM and writes its number to `pid`.
+const WAYS: [(&str, &str); 5] = [
+    ("a group of its own", "timeout 600 sh -c \"$RUNAWAY\""),
+    ("a session of its own", "setsid sh -c \"$RUNAWAY\" & wait"),
+    ("an orphan", "(setsid sh -c \"$RUNAWAY\" &); while :; do sleep 0.01; done"),
+    (
+        "an orphan with another environment",
+        "(setsid env -i \"$DASH\" sh -c \"$RUNAWAY\" &); while :; do sleep 0.01; done",
+    ),
+    ("a child of an orphan", "(setsid sh -c \"sh -c '$RUNAWAY' & wait\" &); while :; do sleep 0.01; done"),
+];
+
+const RUNAWAY: &str = "trap : TERM HUP; echo $$ > pid; while [ ! -e go ]; do sleep 0.01; done";
+
+/// Starts a job that takes one of the ways; returns it with its runaway.
+fn start(house: &House, way: &str, flags: &[&str]) -> (Running, u32) {
+    let _ = std::fs::remove_file(house.path("pid"));
+    let mut command = house.command("dflock");
+    command.env("RUNAWAY", RUNAWAY).env("DASH", "PATH=/usr/bin:/bin");
+    command.arg("exec").args(flags).args(["k", "-c", way]);
+    let running = Running::start(&mut command);
+    let pid = house.wait_for_file("pid").trim().parse().expect("a number");
+    (running, pid)
+}
+
+fn assert_free_only_without(house: &House, runaway: u32, way: &str) {
+    house.dflock(&["exec", "-w", "25", "k", "true"]).code(0);
+    assert!(!has_life(runaway), "{way}: the lock is free and it runs");
+}
+
+/// What is asked for.
+const CONTAINED: [&[&str]; 1] = [&[]];
+
+#[test]
+fn a_killed_dflock_takes_along_whoever_has_left_the_group() {
+    for contain in CONTAINED {
+        for (way, script) in WAYS {
+            let house = House::new();
+            let (running, runaway) = start(&house, script, &[&["-l", "60"], contain].concat());
+            // The guardian looks now and then who descends from whom.
+            observe(Duration::from_millis(1200), || has_life(runaway), "it runs");
+            running.signal("KILL");
+            assert_free_only_without(&house, runaway, &format!("{way}, {contain:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_frozen_dflock_loses_whoever_has_left_the_group() {
+    let _quiet = crate::quiet();
+    for contain in CONTAINED {
+        for (way, script) in WAYS {
+            let house = House::new();
+            let (running, runaway) = start(&house, script, &[&["-l", "2"], contain].concat());
+            running.signal("STOP");
+            assert_free_only_without(&house, runaway, &format!("{way}, {contain:?}"));
+            running.signal("CONT");
+            running.finish().code(79);
+        }
+    }
+}
+
+#[test]
+fn an_end_by_force_reaches_whoever_has_left_the_group() {
+    for contain in CONTAINED {
+        for (way, script) in WAYS {
+            let house = House::new();
+            let flags = [&["--max-runtime", "0.5", "--kill-after", "0.3"], contain].concat();
+            let (running, runaway) = start(&house, script, &flags);
+            running.finish().code(124);
+            assert!(!has_life(runaway), "{way}, {contain:?}: dflock has left, and it runs");
+        }
+    }
+}
+
+/// A job may start a daemon, in whatever way.
+#[test]
+fn whom_a_command_leaves_behind_by_itself_is_left_alone_wherever_it_is() {
+    for contain in CONTAINED {
+        let house = House::new();
+        let script = "setsid sh -c \"$RUNAWAY\" <&- >&- 2>&- & while [ ! -s pid ]; do sleep 0.01; done";
+        let (running, daemon) = start(&house, script, contain);
+        running.finish().code(0);
+        observe(Duration::from_millis(300), || has_life(daemon), "the daemon lives");
+        let groups = std::fs::read_to_string(format!("/proc/{daemon}/cgroup")).unwrap_or_default();
+        assert!(!groups.contains("dflock"), "it is where dflock was: {groups}");
+        signal(daemon, Signal::SIGKILL);
+    }
+}
+
+/// Children that dflock was born with are not the command's: `sh -c 'helper & exec dflock exec ...'`.
+#[test]
+fn children_that_dflock_had_before_are_not_ended() {
+    for contain in CONTAINED {
+        let house = House::new();
+        let script = format!(
+            "sleep 60 <&- >&- 2>&- & echo $! > helper
+             exec dflock exec --max-runtime 0.3 --kill-after 0.2 {} k sleep 60",
+            contain.join(" ")
+        );
+        house.script("sh", &script).code(124);
+        let helper = house.wait_for_file("helper").trim().parse().expect("a number");
+        assert!(has_life(helper), "{contain:?}");
+        signal(helper, Signal::SIGKILL);
+    }
+}
+
+/// What dflock itself starts for everybody, from inside a job, is not the job's.
+#[test]
+fn a_holder_that_a_job_started_outlives_its_end_by_force() {
+    for contain in CONTAINED {
+        let house = House::new();
+        let job = "dflock acquire other --owner none --max-hold 1h > token; exec sleep 60";
+        let running = house.start(&[&["exec", "--max-runtime", "1"], contain, &["k", "-c", job]].concat());
+        house.wait_for_file("token");
+        running.finish().code(124);
+        house.dflock(&["exec", "-n", "other", "true"]).code(75);
+        assert_eq!(house.holders().len(), 1, "{contain:?}");
+        house.dflock(&["release", "other"]).code(0);
+    }
+}
+
+/// Both killed, nobody is left to do anything: the first process dies by the system's hand, and that is all.
+#[test]
+fn with_dflock_and_guardian_killed_the_first_process_dies() {
+    let house = House::new();
+    let running = house.start(&["exec", "-l", "60", "k", "-c", "echo $$ > pid; exec sleep 60"]);
+    let job: u32 = house.wait_for_file("pid").trim().parse().expect("a number");
+    let guardian = wait_for("the guardian", || guardian_of(running.pid));
+    running.signal("STOP");
+    signal(guardian, Signal::SIGKILL);
+    running.signal("KILL");
+    let begin = now();
+    wait_for("the end of the job", || (!has_life(job)).then_some(()));
+    assert!(begin.elapsed() < Duration::from_secs(10));
+}
