@@ -513,7 +513,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             [CompletionResult]::new('--idle-exit', '--idle-exit', [CompletionResultType]::ParameterName, 'Stop when nothing was connected, held or queued for this long')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'Form of the log on stderr')
             [CompletionResult]::new('--no-auto-release-on-disconnect', '--no-auto-release-on-disconnect', [CompletionResultType]::ParameterName, 'Keep a client''s locks until their lease ends when its connection closes; beats the flag above')
-            [CompletionResult]::new('--detach', '--detach', [CompletionResultType]::ParameterName, 'Leave the terminal and the directory it was started from: for a server that a command started')
+            [CompletionResult]::new('--detach', '--detach', [CompletionResultType]::ParameterName, 'As a command starts it in the background: alone, away from its terminal, with its state among our own files')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break

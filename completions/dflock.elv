@@ -480,7 +480,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
             cand --idle-exit 'Stop when nothing was connected, held or queued for this long'
             cand --log-format 'Form of the log on stderr'
             cand --no-auto-release-on-disconnect 'Keep a client''s locks until their lease ends when its connection closes; beats the flag above'
-            cand --detach 'Leave the terminal and the directory it was started from: for a server that a command started'
+            cand --detach 'As a command starts it in the background: alone, away from its terminal, with its state among our own files'
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'
         }

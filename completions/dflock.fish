@@ -393,7 +393,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand serve" -l idle-exit -d 'St
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l log-format -d 'Form of the log on stderr' -r -f -a "text\t''
 json\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l no-auto-release-on-disconnect -d 'Keep a client\'s locks until their lease ends when its connection closes; beats the flag above'
-complete -c dflock -n "__fish_dflock_using_subcommand serve" -l detach -d 'Leave the terminal and the directory it was started from: for a server that a command started'
+complete -c dflock -n "__fish_dflock_using_subcommand serve" -l detach -d 'As a command starts it in the background: alone, away from its terminal, with its state among our own files'
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c dflock -n "__fish_dflock_using_subcommand config" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l shard -d 'Use this shard, counted from 0, whatever the key' -r -f

@@ -22,26 +22,111 @@ pub fn terminal_size(terminal: &impl AsRawFd) -> Option<(u16, u16)> {
     (told == 0 && size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
-/// Marks every descriptor above stderr so that a program started from here does not inherit it.
-pub fn inherit_only_stdio() -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        // SAFETY: changes flags of descriptors only; none is closed here, no memory is touched.
-        let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-        if done == 0 {
-            return Ok(());
-        }
-    }
-    // An older kernel: one by one.
-    for entry in std::fs::read_dir("/dev/fd")? {
-        if let Ok(number) = entry?.file_name().to_string_lossy().parse::<RawFd>()
-            && number > 2
+/// Has the program started with stdin, stdout and stderr alone. Our own descriptors stay as they are: some may be
+/// meant for a command that we start later.
+pub fn inherit_only_stdio(command: &mut std::process::Command) -> io::Result<()> {
+    use std::os::unix::process::CommandExt;
+
+    // For a kernel that cannot mark them all at once: the list cannot be made in a forked child.
+    let open: Vec<RawFd> = std::fs::read_dir("/dev/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    let mark = move || {
+        #[cfg(target_os = "linux")]
         {
+            // SAFETY: changes flags of descriptors of the forked child only; no memory is touched.
+            let done =
+                unsafe { libc::syscall(libc::SYS_close_range, 3u32, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+            if done == 0 {
+                return Ok(());
+            }
+        }
+        for number in &open {
             // SAFETY: as above; a descriptor that was closed meanwhile gives an error, which is fine.
-            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+            unsafe { libc::fcntl(*number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only, and allocates nothing.
+    unsafe { command.pre_exec(mark) };
+    Ok(())
+}
+
+/// Has the program started as the system would start a service: what somebody has set for themselves (limits,
+/// umask, niceness, processors, signals, how soon it is killed when memory runs out) is not meant for it.
+/// What we may not set back stays as it is.
+pub fn forget_caller(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+
+    let set_back = || {
+        set_back();
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only, and allocates nothing.
+    unsafe { command.pre_exec(set_back) };
+}
+
+/// In a forked child, so without allocating.
+fn set_back() {
+    const LIMITS: [libc::c_int; 6] = [
+        libc::RLIMIT_CPU as libc::c_int,
+        libc::RLIMIT_FSIZE as libc::c_int,
+        libc::RLIMIT_DATA as libc::c_int,
+        libc::RLIMIT_AS as libc::c_int,
+        libc::RLIMIT_RSS as libc::c_int,
+        libc::RLIMIT_NPROC as libc::c_int,
+    ];
+    const DESCRIPTORS: libc::rlim_t = 524_288;
+    const STACK: libc::rlim_t = 8 * 1024 * 1024;
+    for limit in LIMITS {
+        raise_limit(limit, libc::RLIM_INFINITY);
+    }
+    raise_limit(libc::RLIMIT_NOFILE as libc::c_int, DESCRIPTORS);
+    raise_limit(libc::RLIMIT_STACK as libc::c_int, STACK);
+    // SAFETY: system calls on this process, with memory of this stack; each may fail, and changes nothing then.
+    unsafe {
+        libc::umask(0o077);
+        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+        for signal in 1..32 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+    #[cfg(target_os = "linux")]
+    // SAFETY: as above.
+    unsafe {
+        const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+        let ordinary: libc::sched_param = std::mem::zeroed();
+        libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary);
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 0);
+        // All that the control group has; more than there are does no harm.
+        let every = [u64::MAX; 128];
+        libc::sched_setaffinity(0, size_of_val(&every), every.as_ptr().cast());
+        let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if score >= 0 {
+            libc::write(score, c"0".as_ptr().cast(), 1);
+            libc::close(score);
         }
     }
-    Ok(())
+}
+
+/// To `wish` where we may, and otherwise as far as we may; never lower than it is.
+fn raise_limit(limit: libc::c_int, wish: libc::rlim_t) {
+    let mut set = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: system calls that read and write `set` alone; each may fail, and changes nothing then.
+    unsafe {
+        if libc::getrlimit(limit as _, &raw mut set) != 0 {
+            return;
+        }
+        let most = libc::rlimit { rlim_cur: set.rlim_cur.max(wish), rlim_max: set.rlim_max.max(wish) };
+        if libc::setrlimit(limit as _, &raw const most) != 0 {
+            let allowed = libc::rlimit { rlim_cur: set.rlim_cur.max(wish).min(set.rlim_max), ..set };
+            libc::setrlimit(limit as _, &raw const allowed);
+        }
+    }
 }
 
 /// The same for one command, whose process does it by itself: this one may still have descriptors to hand on.

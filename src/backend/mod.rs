@@ -66,6 +66,7 @@ pub enum Hold {
 }
 
 /// A place in a queue.
+#[expect(clippy::large_enum_variant, reason = "a process has one or a few")]
 pub enum Place {
     Dflockd(dflockd::Place),
     Etcd(etcd::Place),
@@ -179,10 +180,10 @@ impl Backend {
         }
     }
 
-    /// Leaves the queues that dropped attempts are still in. Of dflockd they are left with the connection.
+    /// Leaves the queues that dropped attempts are still in.
     pub async fn tidy(&self, until: Moment) {
         match self {
-            Backend::Dflockd(_) => {}
+            Backend::Dflockd(servers) => servers.tidy(until).await,
             Backend::Etcd(servers) => servers.tidy(until).await,
         }
     }

@@ -70,6 +70,11 @@ impl Shard {
     ) -> Result<Answered, (Trouble, Address)> {
         let mut backoff = Backoff::default();
         let mut failing_since = None;
+        let mut has_started = false;
+        // A server of our own that leaves at this moment is nobody's failure: another one takes its place.
+        let is_ours = access.starter.is_some();
+        let outlasts_drain = patience.outlasts_drain || is_ours;
+        let retry = if is_ours { patience.retry.max(access.connect_timeout) } else { patience.retry };
         let name = (self.members.len() > 1).then(|| format!("{:016x}{:016x}", random(), random()));
         // Each member has its share of the time, so that one that is frozen does not hide the others.
         let members = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
@@ -101,19 +106,27 @@ impl Shard {
                     Ok(answered) => return Ok(answered),
                     Err(trouble) if !trouble.passes() => return Err((trouble, member.clone())),
                     Err(trouble) => {
-                        someone_answers |= matches!(trouble, Trouble::Draining) && patience.outlasts_drain;
+                        someone_answers |= matches!(trouble, Trouble::Draining) && outlasts_drain;
                         last = Some((trouble, member));
                         at = following;
                     }
                 }
             }
             let Some((trouble, member)) = last else { return Err((Trouble::NoLeader, self.members[at].clone())) };
+            if let (Some(starter), true) = (&access.starter, trouble.is_of_nobody()) {
+                let started = starter(patience.until, !access.starts_silently).await;
+                started.map_err(|why| (Trouble::NotStarted(Box::new(why)), member.clone()))?;
+                // One that was started a moment ago and is gone already is given time, as any other.
+                if !std::mem::replace(&mut has_started, true) {
+                    continue;
+                }
+            }
             let now = clock::now();
             let until = if someone_answers {
                 failing_since = None;
                 patience.until
             } else {
-                (*failing_since.get_or_insert(now) + patience.retry).min(patience.until)
+                (*failing_since.get_or_insert(now) + retry).min(patience.until)
             };
             let pause = backoff.next(random());
             if now + pause >= until {

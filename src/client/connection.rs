@@ -111,6 +111,11 @@ impl Connection {
         }
         let limit = left(until).min(access.connect_timeout);
         let stream = dial(address, access.tls.as_ref(), limit).await?;
+        if access.is_unnamed
+            && let Some(user) = stream.peer_user().filter(|user| !is_trusted(*user))
+        {
+            return Err(Trouble::Stranger { user });
+        }
         let mut greetings = Vec::new();
         let mut hello = Vec::new();
         if let Some(secret) = &access.secret {
@@ -178,6 +183,13 @@ impl Connection {
             }
         };
         timeout(left(until), listening).await.unwrap_or(Err(Trouble::Silent))
+    }
+
+    /// From the next request on, the server is asked to keep what this connection has when it breaks. The wish
+    /// travels with that request.
+    pub fn ask_for_resuming(&mut self, wish_s: u64) {
+        Request::Info { resume_s: Some(wish_s) }.write(&mut self.hello);
+        self.greetings.push(Greeting::About);
     }
 
     async fn speak(&mut self, request: Request<'_>, until: Moment) -> Result<(), Trouble> {
@@ -324,6 +336,12 @@ impl Connection {
             }),
         })
     }
+}
+
+/// Root, an account of the system, which only root can make, or ourselves.
+fn is_trusted(user: u32) -> bool {
+    const FIRST_ORDINARY: u32 = 1000;
+    user < FIRST_ORDINARY || user == nix::unistd::geteuid().as_raw()
 }
 
 fn broken(why: io::Error) -> Trouble {

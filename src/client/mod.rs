@@ -5,9 +5,11 @@ pub mod connection;
 pub mod retry;
 pub mod shards;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Moment;
 use crate::error::{Failure, Kind};
 use crate::net::{Address, DialError, DialKind, Tls};
 
@@ -22,7 +24,18 @@ pub struct Access {
     pub connect_retry: Duration,
     /// How long the server is to keep the connection's locks when it breaks; asked for in the greeting.
     pub resume_s: Option<u64>,
+    /// Starts the server where nobody listens, if it is one that we may start.
+    pub starter: Option<Starter>,
+    /// Whether nobody is to be told of that.
+    pub starts_silently: bool,
+    /// Nobody named the server, so it must be of somebody whom we trust anyway.
+    pub is_unnamed: bool,
 }
+
+/// Returns when somebody listens, or with why not by that moment. Whether the user is told is the other argument.
+pub type Starter = Arc<dyn Fn(Moment, bool) -> Starting + Send + Sync>;
+
+pub type Starting = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 
 /// Why an exchange with a server gave no answer that can be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -52,27 +65,44 @@ pub enum Trouble {
     Draining,
     #[error("no member of the cluster leads it at the moment")]
     NoLeader,
+    #[error("{0}")]
+    NotStarted(Box<Failure>),
+    #[error("it belongs to another user there (number {user}), and nobody named it")]
+    Stranger { user: u32 },
 }
 
 impl Trouble {
     /// Whether another try, or another member, may have better luck.
     pub fn passes(&self) -> bool {
         match self {
-            Trouble::Dial(error) => error.kind == DialKind::Unreachable,
+            Trouble::Dial(error) => matches!(error.kind, DialKind::Unreachable | DialKind::Nobody),
             Trouble::Broken(_)
             | Trouble::Mute
             | Trouble::Silent
             | Trouble::Full
             | Trouble::Draining
             | Trouble::NoLeader => true,
-            Trouble::Nonsense(_) | Trouble::WrongSecret | Trouble::SecretNeeded | Trouble::SecretInTheOpen => false,
+            Trouble::Nonsense(_)
+            | Trouble::WrongSecret
+            | Trouble::SecretNeeded
+            | Trouble::SecretInTheOpen
+            | Trouble::NotStarted(_)
+            | Trouble::Stranger { .. } => false,
         }
+    }
+
+    /// Whether nothing at all is there.
+    fn is_of_nobody(&self) -> bool {
+        matches!(self, Trouble::Dial(error) if error.kind == DialKind::Nobody)
     }
 
     fn kind(&self) -> Kind {
         match self {
             Trouble::Dial(error) => error.kind.failure(),
-            Trouble::WrongSecret | Trouble::SecretNeeded | Trouble::SecretInTheOpen => Kind::Denied,
+            Trouble::WrongSecret | Trouble::SecretNeeded | Trouble::SecretInTheOpen | Trouble::Stranger { .. } => {
+                Kind::Denied
+            }
+            Trouble::NotStarted(why) => why.kind,
             Trouble::Nonsense(_) | Trouble::Full => Kind::Refused,
             Trouble::Broken(_) | Trouble::Mute | Trouble::Silent | Trouble::Draining | Trouble::NoLeader => {
                 Kind::Unreachable
@@ -92,11 +122,17 @@ impl Trouble {
             Trouble::Full => "raise --max-connections of the server, or try again later",
             Trouble::Draining => "try again in a moment, or name another server with --servers",
             Trouble::NoLeader => "wait longer with -w, or look at the cluster's log",
+            Trouble::NotStarted(_) => "",
+            Trouble::Stranger { .. } => "if it is to be trusted, name it with --servers or DFLOCK_SERVERS",
         }
     }
 
     /// As the user meets it; `tried` completes "cannot …".
     pub fn into_failure(self, tried: &str, server: &Address) -> Failure {
+        if let Trouble::NotStarted(mut why) = self {
+            why.server = Some(server.to_string());
+            return *why;
+        }
         let mut failure = Failure::new(self.kind(), format!("cannot {tried} on {server}: {self}"));
         failure.server = Some(server.to_string());
         failure.hint(self.hint())

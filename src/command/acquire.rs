@@ -6,11 +6,12 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::autostart;
 use super::busy::who_has_it;
+use super::export;
 use super::manner::Manner;
 use super::site::{backend_of, site_that_waits};
 use super::target::Target;
-use super::{export, local};
 use crate::backend::Feature;
 use crate::error::Failure;
 use crate::holder::owner::Owner;
@@ -137,7 +138,7 @@ impl Wanted {
             backend.check(Feature::TwoPhase)?;
         }
         let (_, server) = backend.server_of(&key);
-        local::ensure(&settings)?;
+        autostart::ensure(&site)?;
         if let Some(owner) = owner {
             let name = owner.name().unwrap_or_default();
             self.manner.remark(|| format!("{key} will be tied to process {} ({name})", owner.pid));
@@ -157,7 +158,7 @@ impl Wanted {
         let started = start::start(&job, &server).map_err(|failure| {
             let manner = self.manner;
             let known = super::block_on(async { Ok(who_has_it(&backend, &key, failure.clone(), manner).await) });
-            local::name_stranger(&settings, known.unwrap_or(failure))
+            autostart::name_stranger(&settings, known.unwrap_or(failure))
         })?;
         Ok((key, started, owner))
     }

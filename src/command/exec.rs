@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::acquire::Patience;
+use super::autostart;
 use super::busy::{in_words, who_has_it};
 use super::guardian;
-use super::local;
 use super::manner::Manner;
 use super::site::{backend_of, site_that_waits};
 use super::target::Target;
@@ -121,7 +121,6 @@ impl Exec {
         let held = nested(&asks)?;
         let site = site_that_waits(&settings)?;
         let backend = backend_of(&site)?;
-        local::ensure(&settings)?;
         let rules = Rules {
             kill_after: self.kill_after.unwrap_or(Duration::from_secs(5)),
             kill_after_given: self.kill_after.is_some(),
@@ -151,7 +150,7 @@ impl Exec {
                 outcome => outcome,
             }
         });
-        outcome.map_err(|failure| local::name_stranger(&settings, failure))
+        outcome.map_err(|failure| autostart::name_stranger(&settings, failure))
     }
 
     fn asks(&self, timeout: Option<Duration>) -> Result<Vec<Ask>, Failure> {

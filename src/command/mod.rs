@@ -2,6 +2,7 @@
 
 pub mod about;
 pub mod acquire;
+mod autostart;
 mod busy;
 pub mod completions;
 pub mod config;
@@ -11,7 +12,6 @@ pub mod export;
 pub mod guardian;
 pub mod hold;
 pub mod holders;
-mod local;
 pub mod man;
 pub mod manner;
 pub mod release;

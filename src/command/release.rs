@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::local;
+use super::autostart;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
@@ -232,7 +232,7 @@ impl Release {
                     backend
                         .release(&key, space, token)
                         .await
-                        .map_err(|failure| local::name_stranger(&settings, failure))?;
+                        .map_err(|failure| autostart::name_stranger(&settings, failure))?;
                     Ok(backend.server_of(&key).1)
                 }
             }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::autostart;
 use super::exec::is_held_around_us;
-use super::local;
 use super::manner::Manner;
 use super::release::{Which, ask_holder, is_held, lease_of_environment, not_held};
 use super::site::{backend_of, site_of};
@@ -68,7 +68,7 @@ impl Renew {
                     let seconds = backend
                         .renew(&key, space, token, lease)
                         .await
-                        .map_err(|failure| local::name_stranger(&settings, failure))?;
+                        .map_err(|failure| autostart::name_stranger(&settings, failure))?;
                     Ok((backend.server_of(&key).1, seconds as f64))
                 }
             }

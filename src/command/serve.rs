@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::autostart;
 use crate::error::{Failure, Kind};
 use crate::net::tls;
 use crate::output::log;
@@ -132,7 +133,7 @@ pub struct Serve {
     #[arg(long, value_name = "DUR", value_parser = duration::parse_above_zero)]
     idle_exit: Option<Duration>,
 
-    /// Leave the terminal and the directory it was started from: for a server that a command started
+    /// As a command starts it in the background: alone, away from its terminal, with its state among our own files
     #[arg(long, hide = true)]
     detach: bool,
 
@@ -152,12 +153,12 @@ enum Fsync {
 }
 
 impl Serve {
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(mut self) -> Result<(), Failure> {
+        let mut turn = None;
         if self.detach {
-            nix::unistd::setsid().map_err(|why| Failure::internal("start a session", &why))?;
-            std::env::set_current_dir("/").map_err(|why| Failure::internal("go to /", &why))?;
-            #[cfg(target_os = "linux")]
-            let _ = nix::sys::prctl::set_name(c"dflock-serve");
+            let Some(taken) = autostart::take_turn()? else { return Ok(()) };
+            self.state_dir = Some(taken.state_dir.clone());
+            turn = Some(taken);
         }
         raise_descriptor_limit();
         let log = log::Log::start(self.log_format);
@@ -171,7 +172,10 @@ impl Serve {
             .map_err(|why| Failure::new(Kind::Internal, format!("cannot start threads: {why}")))?;
         let served = runtime.block_on(async {
             let stops = stop_signals()?;
-            Server::bind(options, report).await?.run(stops).await;
+            let server = Server::bind(options, report).await?;
+            // Whoever else wants to start one finds this one now.
+            drop(turn);
+            server.run(stops).await;
             Ok(())
         });
         // What is being written at this moment is finished; connections close with the runtime.

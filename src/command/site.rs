@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::autostart;
 use crate::backend::{Backend, dflockd, etcd};
 use crate::client::Access;
 use crate::client::cluster::Shard;
@@ -11,10 +12,10 @@ use crate::net::{Tls, tls};
 use crate::settings::Settings;
 use crate::settings::servers::{self, Servers, Service};
 
-/// For what waits for a lock: a server that cannot be reached is tried again.
+/// For what waits for a lock: a server that cannot be reached is tried again, or started if it may be.
 pub(crate) fn site_that_waits(settings: &Settings) -> Result<Site, Failure> {
     let connect_retry = settings.connect_retry_while_waiting();
-    Ok(Site { connect_retry, ..site_of(settings)? })
+    Ok(Site { connect_retry, autostart: settings.autostart, ..site_of(settings)? })
 }
 
 /// What a holder needs of the settings. Relative paths are made absolute: a holder lives in `/`.
@@ -37,6 +38,8 @@ pub(crate) fn site_of(settings: &Settings) -> Result<Site, Failure> {
         etcd_login: settings.etcd_login.clone().map(|(user, password)| (user, password.into_bytes())),
         connect_timeout: settings.connect_timeout,
         connect_retry: settings.connect_retry_otherwise(),
+        is_default: settings.servers_are_default,
+        autostart: false,
     })
 }
 
@@ -77,6 +80,9 @@ fn dflockd_of(site: &Site, servers: Servers, tls: Option<Tls>) -> Backend {
         connect_timeout: site.connect_timeout,
         connect_retry: site.connect_retry,
         resume_s: None,
+        starter: autostart::starter(site),
+        starts_silently: false,
+        is_unnamed: site.is_default,
     };
     let shards = servers.shards.into_iter().map(|members| Shard { members }).collect();
     Backend::Dflockd(dflockd::Servers::new(shards, site.shard, access))

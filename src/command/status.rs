@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use serde::Serialize;
 
-use super::local;
+use super::autostart;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
@@ -50,7 +50,7 @@ impl Status {
         backend.check(Feature::Status)?;
         let (shard, _) = backend.server_of(&key);
         let status =
-            super::block_on(backend.status(&key)).map_err(|failure| local::name_stranger(&settings, failure))?;
+            super::block_on(backend.status(&key)).map_err(|failure| autostart::name_stranger(&settings, failure))?;
         let is_held = status.lock.is_some() || status.semaphore.is_some();
         let document = Document {
             schema: output::SCHEMA,

@@ -45,6 +45,10 @@ pub struct Site {
     pub etcd_login: Option<(String, Vec<u8>)>,
     pub connect_timeout: Duration,
     pub connect_retry: Duration,
+    /// Nobody named a server.
+    pub is_default: bool,
+    /// Whether that server may be started.
+    pub autostart: bool,
 }
 
 /// What a holder is to do.

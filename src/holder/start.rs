@@ -26,9 +26,9 @@ impl Started {
 /// Starts a holder; returns when it has the lock (or its place in the queue), or has failed.
 pub fn start(job: &Job, server: &str) -> Result<Started, Failure> {
     let cannot = |why: &dyn std::fmt::Display| Failure::internal("start a holder", why);
-    // A lock on descriptor 9 of the calling script must not live on in the holder, nor a pipe of `$(…)`.
-    sys::inherit_only_stdio().map_err(|why| cannot(&why))?;
     let mut command = Command::new(this_program().map_err(|why| cannot(&why))?);
+    // A lock on descriptor 9 of the calling script must not live on in the holder, nor a pipe of `$(…)`.
+    sys::inherit_only_stdio(&mut command).map_err(|why| cannot(&why))?;
     command.arg0(format!("{TITLE}{} on {server}", printable(&job.key.to_string())));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(|why| cannot(&why))?;

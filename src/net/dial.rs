@@ -37,6 +37,8 @@ impl Tls {
 pub enum DialKind {
     /// Nobody answers there, or nobody can be found.
     Unreachable,
+    /// The machine says that nobody listens there.
+    Nobody,
     /// Somebody answers, but is not to be trusted, or does not trust us.
     Untrusted,
     /// Somebody answers, but not as TLS would.
@@ -47,7 +49,7 @@ impl DialKind {
     /// What that is to a script.
     pub fn failure(self) -> Kind {
         match self {
-            DialKind::Unreachable => Kind::Unreachable,
+            DialKind::Unreachable | DialKind::Nobody => Kind::Unreachable,
             DialKind::Untrusted => Kind::Denied,
             DialKind::Strange => Kind::Refused,
         }
@@ -127,11 +129,16 @@ async fn secure(tcp: TcpStream, host: &str, tls: &Tls, limit: Duration) -> Resul
 }
 
 fn refused(why: io::Error) -> DialError {
-    unreachable(match why.kind() {
+    let kind = match why.kind() {
+        io::ErrorKind::ConnectionRefused => DialKind::Nobody,
+        _ => DialKind::Unreachable,
+    };
+    let message = match why.kind() {
         io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
         io::ErrorKind::NotFound => "there is no such socket".to_owned(),
         _ => why.to_string(),
-    })
+    };
+    DialError { kind, message, hint: IS_IT_RUNNING }
 }
 
 /// What a TLS server says after the handshake, as of a client's certificate; `None` for other failures.

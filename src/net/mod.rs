@@ -3,6 +3,7 @@
 pub mod address;
 pub mod dial;
 pub mod listen;
+mod owner;
 pub mod stream;
 pub mod tls;
 

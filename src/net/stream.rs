@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
+use super::owner::owner_of;
+
 pub enum Stream {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -49,6 +51,16 @@ impl Stream {
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             Err(why) => Err(why.into()),
         }
+    }
+
+    /// The user whose process is at the other end, where it is on this machine and the system tells.
+    pub fn peer_user(&self) -> Option<u32> {
+        let stream = match self {
+            Stream::Tcp(stream) => stream,
+            // A certificate says more than a number.
+            Stream::Tls(_) | Stream::Unix(_) => return None,
+        };
+        owner_of(stream.peer_addr().ok()?, stream.local_addr().ok()?)
     }
 
     /// Whether written bytes need a flush to leave.

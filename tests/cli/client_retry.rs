@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::client_fakes::{Fake, TOKEN, closed_port};
@@ -106,6 +106,41 @@ fn how_long_it_is_waited_for() {
     // Where not waiting is said for this one command, it counts.
     let said = desk.refuses(&["exec", "-n", "k", "true"], 69, &["nothing listens there"]);
     desk.expect(said.took < Duration::from_secs(2), || format!("{:?}", said.took));
+}
+
+#[test]
+fn it_counts_from_the_failure_and_not_from_the_start_of_the_wait() {
+    let address = closed_port();
+    let listener = TcpListener::bind(&address).expect("the port is free still");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let ends = is_over.clone();
+    let busy = Fake::on(listener, move |mut peer| {
+        while let Some([command, ..]) = peer.command() {
+            if command != "l" {
+                break;
+            }
+            // The lock is not free, and then the server goes away.
+            peer.say("timeout\n");
+            if peer.command().is_some() {
+                while !ends.load(Ordering::Acquire) {
+                    std::thread::park_timeout(Duration::from_millis(5));
+                }
+                return;
+            }
+        }
+    });
+    let desk = desk_at(&address);
+    let said = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| desk.run(&["exec", "-w", "30", "--connect-retry", "1500ms", "k", "true"]));
+        pause(Duration::from_millis(2500));
+        is_over.store(true, Ordering::Release);
+        drop(busy);
+        pause(Duration::from_millis(300));
+        let listener = crate::house::wait_for("the port", || TcpListener::bind(&address).ok());
+        let _server = generous_on(listener);
+        asking.join().expect("it ran")
+    });
+    assert_eq!(said.code, Some(0), "{said:?}");
 }
 
 #[test]

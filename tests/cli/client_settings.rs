@@ -103,17 +103,20 @@ fn source_of(source: &str) -> String {
     if source.starts_with("DFLOCK") { format!("environment {source}") } else { source.to_owned() }
 }
 
-/// The second line of the first `l` or `sl`: how long to wait, and the lease.
+/// The last line of the last `l` or `sl`: how long to wait, and the lease.
 fn asked(args: &[&str], desk: Desk) -> String {
-    let fake = Fake::start(|mut peer: Peer| {
-        while peer.command().is_some() {
-            peer.say("ok 00112233445566778899aabbccddeeff 33\n");
+    let waits = !args.contains(&"-n") && !args.contains(&"0");
+    let fake = Fake::start(move |mut peer: Peer| {
+        while let Some([command, _, argument]) = peer.command() {
+            // It is asked without waiting first.
+            let is_first = command == "l" && argument.split(' ').next() == Some("0");
+            peer.say(if is_first && waits { "timeout\n" } else { "ok 00112233445566778899aabbccddeeff 33\n" });
         }
     });
     let desk = desk.with("DFLOCK_SERVERS", &fake.address);
     assert_eq!(desk.ok(&[&["acquire", "k"], args].concat()), TOKEN);
     let heard = fake.heard();
-    heard.iter().find_map(|line| line.strip_prefix("l k ")).unwrap_or_else(|| panic!("{heard:?}")).to_owned()
+    heard.iter().rev().find_map(|line| line.strip_prefix("l k ")).unwrap_or_else(|| panic!("{heard:?}")).to_owned()
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod clean;
 pub mod etcd;
 pub mod gate;
 pub mod home;
+pub mod network;
 pub mod original;
 pub mod proxy;
 pub mod running;

@@ -15,3 +15,4 @@ mod kept;
 mod refuse;
 mod ride;
 mod upgrade;
+mod waiters;

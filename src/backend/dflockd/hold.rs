@@ -180,7 +180,9 @@ impl Hold {
             lease_s: Some(whole_seconds(lease)),
         };
         // Agreed on before the lock is taken over: a connection that breaks at once must not free it.
-        let access = Access { resume_s: Some(whole_seconds(lease)), ..self.site.access.clone() };
+        // Nobody is told of a server that is started for it: a message may block, and a command is waiting for us.
+        let resume_s = Some(whole_seconds(lease));
+        let access = Access { resume_s, starts_silently: true, ..self.site.access.clone() };
         let mut backoff = Backoff::default();
         loop {
             // Each attempt has its own short limit: a server that is frozen now may be replaced in a moment.
@@ -227,7 +229,8 @@ impl Hold {
             self.connection = None;
         }
         let patience = Patience { until, retry: Duration::MAX, outlasts_drain: false };
-        match site.shard.ask(&site.access, request, Expect::Done, patience).await {
+        let access = Access { starts_silently: true, ..site.access.clone() };
+        match site.shard.ask(&access, request, Expect::Done, patience).await {
             // The request before, of which no answer came, was carried out.
             Ok(Answered { said: Said::Refused(No::Unsaid), .. }) if is_in_doubt => Ok(()),
             Ok(Answered { connection, said, .. }) => site.released(&said, &connection.address),

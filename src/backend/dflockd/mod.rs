@@ -9,6 +9,7 @@ use std::time::Duration;
 
 pub use hold::Hold;
 pub use place::Place;
+use place::{GivenUp, Wish};
 use rows::Rows;
 use site::{Site, in_words};
 
@@ -31,6 +32,7 @@ pub struct Servers {
     /// The shard of every key, if one was picked by hand.
     picked: Option<usize>,
     access: Access,
+    given_up: GivenUp,
 }
 
 pub enum Joined {
@@ -40,7 +42,7 @@ pub enum Joined {
 
 impl Servers {
     pub fn new(shards: Vec<Shard>, picked: Option<usize>, access: Access) -> Servers {
-        Servers { shards, picked, access }
+        Servers { shards, picked, access, given_up: GivenUp::default() }
     }
 
     pub fn server_of(&self, key: &Key) -> (usize, String) {
@@ -53,70 +55,31 @@ impl Servers {
         Site { shard: self.shards[at].clone(), access: self.access.clone(), key: key.clone(), kind }
     }
 
-    pub async fn acquire(&self, ask: &Ask) -> Result<Hold, Failure> {
-        let site = self.site(&ask.key, ask.kind);
-        let begin = clock::now();
-        let wait_until = match ask.wait {
-            Wait::For(time) => begin + time,
+    fn wish(&self, ask: &Ask) -> Wish {
+        let until = match ask.wait {
+            Wait::For(time) => clock::now() + time,
             Wait::Forever => Moment::NEVER,
         };
-        // The server is asked for whole seconds; the exact end is ours.
-        let request = || {
-            let timeout_s = whole_seconds(wait_until.since(clock::now())).min(MAX_SECONDS);
-            let timeout_s = if ask.wait == Wait::For(Duration::ZERO) { 0 } else { timeout_s };
-            Request::Acquire {
-                key: ask.key.as_bytes(),
-                kind: ask.kind,
-                timeout_s,
-                lease_s: ask.lease.map(whole_seconds),
-            }
-        };
-        let no_wait = ask.wait == Wait::For(Duration::ZERO);
-        let until = if no_wait { begin + self.access.connect_timeout } else { wait_until };
-        let patience = Patience { until, retry: self.access.connect_retry, outlasts_drain: !no_wait };
-        let Answered { connection, asked, said } =
-            match site.shard.ask(&self.access, request, Expect::Granted, patience).await {
-                Ok(answered) => answered,
-                // The greeting was answered, so the server lives: it is the lock that is not free.
-                Err((Trouble::Silent, member)) if !no_wait => {
-                    return Err(site.busy(&member));
-                }
-                Err((trouble, member)) => return Err(site.trouble("take", trouble, &member)),
-            };
-        let server = connection.address.clone();
-        match said {
-            Said::Granted { token, lease_s } => {
-                Hold::believed(site, connection, token, lease_s, ask.lease, asked).await
-            }
-            Said::Timeout => Err(site.busy(&server)),
-            Said::Refused(no) => Err(site.refused("take", &no, &server)),
-            said => Err(site.nonsense("take", &said, &server)),
+        Wish {
+            site: self.site(&ask.key, ask.kind),
+            lease: ask.lease,
+            until,
+            at_once: ask.wait == Wait::For(Duration::ZERO),
+            given_up: self.given_up.clone(),
         }
     }
 
+    pub async fn acquire(&self, ask: &Ask) -> Result<Hold, Failure> {
+        self.wish(ask).acquire().await
+    }
+
     pub async fn enqueue(&self, ask: &Ask) -> Result<Joined, Failure> {
-        let site = self.site(&ask.key, ask.kind);
-        let begin = clock::now();
-        let request =
-            || Request::Enqueue { key: ask.key.as_bytes(), kind: ask.kind, lease_s: ask.lease.map(whole_seconds) };
-        let limit = begin + self.access.connect_timeout.max(self.access.connect_retry);
-        let (wait_until, outlasts_drain) = match ask.wait {
-            Wait::For(time) => (begin + time, !time.is_zero()),
-            Wait::Forever => (Moment::NEVER, true),
-        };
-        let patience = Patience { until: limit.max(wait_until), retry: self.access.connect_retry, outlasts_drain };
-        let answered = site.shard.ask(&self.access, request, Expect::Place, patience).await;
-        let Answered { connection, asked, said } =
-            answered.map_err(|(trouble, member)| site.trouble("queue for", trouble, &member))?;
-        let server = connection.address.clone();
-        match said {
-            Said::Acquired { token, lease_s } => {
-                Hold::believed(site, connection, token, lease_s, ask.lease, asked).await.map(Joined::Held)
-            }
-            Said::Queued { .. } => Ok(Joined::Queued(Place { site, connection, lease: ask.lease })),
-            Said::Refused(no) => Err(site.refused("queue for", &no, &server)),
-            said => Err(site.nonsense("take", &said, &server)),
-        }
+        self.wish(ask).enqueue().await
+    }
+
+    /// Leaves the places of waits that were given up.
+    pub async fn tidy(&self, until: Moment) {
+        self.given_up.leave_all(until).await;
     }
 
     pub async fn take_over(&self, key: &Key, kind: Kind, left: Inherited) -> Result<Hold, Failure> {
@@ -135,7 +98,7 @@ impl Servers {
     pub async fn release(&self, key: &Key, space: Space, token: &Token) -> Result<(), Failure> {
         let site = self.site(key, kind_of(space));
         let request = || Request::Release { key: key.as_bytes(), space, token: token.as_str().as_bytes() };
-        let answered = site.shard.ask(&self.access, request, Expect::Done, self.one_try()).await;
+        let answered = site.shard.ask(&self.access_to_what_is_there(), request, Expect::Done, self.one_try()).await;
         let Answered { connection, said, .. } =
             answered.map_err(|(trouble, member)| site.trouble("release", trouble, &member))?;
         site.released(&said, &connection.address)
@@ -145,7 +108,8 @@ impl Servers {
         let site = self.site(key, kind_of(space));
         let lease_s = lease.map(whole_seconds);
         let request = || Request::Renew { key: key.as_bytes(), space, token: token.as_str().as_bytes(), lease_s };
-        let answered = site.shard.ask(&self.access, request, Expect::Left, self.one_try()).await;
+        let access = self.access_to_what_is_there();
+        let answered = site.shard.ask(&access, request, Expect::Left, self.one_try()).await;
         let Answered { connection, said, .. } =
             answered.map_err(|(trouble, member)| site.trouble("renew", trouble, &member))?;
         match said {
@@ -154,6 +118,11 @@ impl Servers {
             Said::Refused(no) => Err(site.refused("renew", &no, &connection.address)),
             said => Err(site.nonsense("renew", &said, &connection.address)),
         }
+    }
+
+    /// A server that has to be started knows of nothing that could be asked for.
+    fn access_to_what_is_there(&self) -> Access {
+        Access { starter: None, ..self.access.clone() }
     }
 
     fn one_try(&self) -> Patience {
@@ -167,7 +136,7 @@ impl Servers {
         let mut asking = tokio::task::JoinSet::new();
         for (at, shard) in self.shards.iter().enumerate() {
             if self.picked.is_none_or(|picked| picked == at) {
-                let (shard, access, start) = (shard.clone(), self.access.clone(), start.clone());
+                let (shard, access, start) = (shard.clone(), self.access_to_what_is_there(), start.clone());
                 asking.spawn(async move {
                     let stats = stats_of(&shard, &access, "get stats", |key| key.starts_with(&start)).await;
                     (at, shard.to_string(), stats)
@@ -183,7 +152,8 @@ impl Servers {
         let (at, server) = self.server_of(key);
         let name = key.to_string();
         let tried = format!("look up {name}");
-        let stats = stats_of(&self.shards[at], &self.access, &tried, |key| key == name).await;
+        let access = self.access_to_what_is_there();
+        let stats = stats_of(&self.shards[at], &access, &tried, |key| key == name).await;
         let stats = stats.map_err(|mut failure| {
             failure.key = Some(name.clone());
             failure
@@ -199,8 +169,12 @@ async fn stats_of(
     tried: &str,
     wanted: impl Fn(&str) -> bool + Send,
 ) -> Result<Stats, Failure> {
-    let retry = access.connect_retry;
-    let patience = Patience { until: clock::now() + retry + STATS_TIMEOUT, retry, outlasts_drain: false };
+    let begin = clock::now();
+    let patience = Patience {
+        until: begin + access.connect_retry + STATS_TIMEOUT,
+        retry: access.connect_retry,
+        outlasts_drain: false,
+    };
     let mut rows = Rows::new(wanted);
     let answered = shard.ask_in_pieces(access, || Request::Stats, &mut rows, patience).await;
     let Answered { connection, said, .. } =

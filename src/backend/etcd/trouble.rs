@@ -87,7 +87,7 @@ impl Trouble {
     /// Whether another try, or another member, may have better luck.
     pub(super) fn passes(&self) -> bool {
         match self {
-            Trouble::Dial(error) => error.kind == DialKind::Unreachable,
+            Trouble::Dial(error) => matches!(error.kind, DialKind::Unreachable | DialKind::Nobody),
             Trouble::Broken(_) | Trouble::Silent | Trouble::Unable(_) | Trouble::LoginOver(_) => true,
             Trouble::WrongLogin
             | Trouble::LoginNeeded

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::local;
+use super::autostart;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
@@ -118,7 +118,7 @@ async fn ask(backend: &Backend, settings: &Settings, start: &[u8]) -> (Document,
     let mut answers = backend.stats(start).await;
     for (_, answer) in &mut answers {
         if let Err(failure) = answer {
-            *failure = local::name_stranger(settings, failure.clone());
+            *failure = autostart::name_stranger(settings, failure.clone());
         }
     }
     let failures = answers.iter().filter_map(|(_, answer)| answer.clone().err()).collect();

@@ -1,0 +1,183 @@
+//! Who waits while a server is killed or replaced: nobody notices, and everybody keeps their place.
+
+use std::time::Duration;
+
+use crate::house::clean::{House, Running};
+use crate::house::proxy::Proxy;
+use crate::house::{now, wait_for};
+use crate::kept::Kept;
+
+/// Starts commands that wait for `job` one after the other; each writes its number when it has it.
+fn waiting(house: &House, kept: &Kept, count: u64, flags: &[&str]) -> Vec<Running> {
+    let start = |number: u64| {
+        let job = format!("echo {number} >>order");
+        let running = house.start(&[&["exec"], flags, &["job", "-c", &job]].concat());
+        wait_for_waiters(kept, number);
+        running
+    };
+    (1..=count).map(start).collect()
+}
+
+fn waiters(kept: &Kept) -> u64 {
+    kept.connect().stats()["locks"][0]["waiters"].as_u64().unwrap_or(0)
+}
+
+fn wait_for_waiters(kept: &Kept, count: u64) {
+    wait_for(&format!("{count} waiters"), || (waiters(kept) == count).then_some(()));
+}
+
+/// Kills the server or tells it to stop, and starts another one in its place.
+fn replace(kept: &mut Kept, proxy: &Proxy, how: &str) {
+    if how == "KILL" {
+        kept.kill()
+    } else {
+        drop(kept.stop())
+    }
+    let address = kept.start_again().address.clone();
+    proxy.point_to(&address);
+}
+
+fn order(house: &House) -> Vec<u64> {
+    house.read("order").lines().map(|line| line.parse().expect("a number")).collect()
+}
+
+/// Waits until so many clients are connected, besides whoever asks.
+fn wait_for_clients(kept: &Kept, count: u64) {
+    wait_for("all to be back", || (kept.connect().stats()["connections"].as_u64()? > count).then_some(()));
+}
+
+#[test]
+fn those_who_wait_outlive_their_server_in_their_order() {
+    for how in ["KILL", "TERM"] {
+        let mut kept = Kept::start(&[]);
+        let proxy = Proxy::to(&kept.server().address);
+        let house = House::at(&proxy.address);
+        let mut holder = kept.connect();
+        let token = holder.take("job", "0 600");
+        let all = waiting(&house, &kept, 5, &["-w", "60"]);
+        for _ in 0..3 {
+            replace(&mut kept, &proxy, how);
+            wait_for_clients(&kept, 5);
+            assert_eq!(waiters(&kept), 5);
+        }
+        assert_eq!(kept.connect().ask("r", "job", &token), "ok");
+        for running in all {
+            running.finish().ok();
+        }
+        assert_eq!(order(&house), [1, 2, 3, 4, 5], "{how}");
+    }
+}
+
+#[test]
+fn places_that_were_joined_before_outlive_it_too() {
+    let mut kept = Kept::start(&[]);
+    let proxy = Proxy::to(&kept.server().address);
+    let house = House::at(&proxy.address);
+    let mut holder = kept.connect();
+    let token = holder.take("job", "0 600");
+    let free = ["--owner", "none", "--max-hold", "10m", "--json"];
+    let holders: Vec<u64> = (1..=3)
+        .map(|number| {
+            let joined = house.dflock(&[&["enqueue", "job"], &free[..]].concat()).json();
+            assert_eq!(joined["state"], "queued", "{joined}");
+            wait_for_waiters(&kept, number);
+            joined["holder_pid"].as_u64().expect("a pid")
+        })
+        .collect();
+    for how in ["KILL", "TERM"] {
+        replace(&mut kept, &proxy, how);
+        wait_for_clients(&kept, 3);
+    }
+    assert_eq!(kept.connect().ask("r", "job", &token), "ok");
+    for (at, pid) in holders.iter().enumerate() {
+        let state = |pid: u64| {
+            let all = house.holders();
+            all.iter().find(|holder| holder["pid"] == pid).map(|holder| holder["state"].clone()).unwrap_or_default()
+        };
+        wait_for("the turn", || (state(*pid) == "held").then_some(()));
+        assert!(holders[at + 1..].iter().all(|later| state(*later) == "waiting"));
+        crate::house::signal(u32::try_from(*pid).expect("a pid"), "TERM");
+    }
+}
+
+#[test]
+fn a_wire_that_is_cut_costs_no_place() {
+    let mut kept = Kept::start(&[]);
+    let proxy = Proxy::to(&kept.server().address);
+    let (house, direct) = (House::at(&proxy.address), kept.server().address.clone());
+    let mut holder = kept.connect();
+    let token = holder.take("job", "0 600");
+    let first = waiting(&house, &kept, 1, &["-w", "60"]);
+    let second = house.start(&["exec", "-w", "60", "-s", &direct, "job", "-c", "echo 2 >>order"]);
+    wait_for_waiters(&kept, 2);
+    for _ in 0..3 {
+        let before = proxy.passed();
+        proxy.cut();
+        wait_for("a new connection", || (proxy.passed() > before).then_some(()));
+    }
+    wait_for_clients(&kept, 2);
+    assert_eq!(kept.connect().ask("r", "job", &token), "ok");
+    for running in first {
+        running.finish().ok();
+    }
+    second.finish().ok();
+    assert_eq!(order(&house), [1, 2]);
+}
+
+/// The server would keep the place of somebody whose connection is gone for a while.
+#[test]
+fn whoever_stops_waiting_leaves_at_once() {
+    let kept = &mut Kept::start(&[]);
+    let house = House::at(&kept.server().address);
+    let mut holder = kept.connect();
+    holder.take("job", "0 600");
+    let ends: [(&str, &[&str], i32); 3] =
+        [("TERM", &["-w", "60"], 143), ("INT", &["-w", "60"], 130), ("", &["-w", "1"], 75)];
+    for (name, flags, code) in ends {
+        let running = house.start(&[&["exec"], flags, &["job", "true"]].concat());
+        wait_for_waiters(kept, 1);
+        let begin = now();
+        if !name.is_empty() {
+            running.signal(name);
+        }
+        running.finish().code(code);
+        assert_eq!(waiters(kept), 0, "after {name} {flags:?}");
+        assert!(begin.elapsed() < Duration::from_secs(5), "{name}: {:?}", begin.elapsed());
+    }
+    // A holder's too, whoever ends it.
+    let acquiring = house.start(&["acquire", "-w", "60", "job"]);
+    wait_for_waiters(kept, 1);
+    acquiring.signal("TERM");
+    acquiring.finish().code(143);
+    let begin = now();
+    wait_for_waiters(kept, 0);
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    house.dflock(&["enqueue", "job"]).ok();
+    wait_for_waiters(kept, 1);
+    house.dflock(&["wait", "job", "-w", "0.1"]).code(75);
+    let begin = now();
+    wait_for_waiters(kept, 0);
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+}
+
+/// Killed it can say nothing. Its place may be kept for a while, but holds up nobody.
+#[test]
+fn a_killed_waiter_holds_up_nobody() {
+    let mut kept = Kept::start(&[]);
+    let house = House::at(&kept.server().address);
+    for round in 0..10 {
+        let mut holder = kept.connect();
+        let token = holder.take("job", "0 600");
+        let killed = house.start(&["exec", "-w", "60", "job", "sleep", "60"]);
+        wait_for("a waiter", || (waiters(&kept) >= 1).then_some(()));
+        let before = waiters(&kept);
+        let next = house.start(&["exec", "-w", "60", "job", "true"]);
+        wait_for_waiters(&kept, before + 1);
+        killed.signal("KILL");
+        drop(killed);
+        let begin = now();
+        assert_eq!(kept.connect().ask("r", "job", &token), "ok");
+        next.finish().ok();
+        assert!(begin.elapsed() < Duration::from_secs(3), "round {round}: {:?}", begin.elapsed());
+    }
+}
