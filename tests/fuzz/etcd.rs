@@ -78,6 +78,56 @@ fn messages() {
     }
 }
 
+/// As etcd itself writes a list, fields included that are none of ours.
+#[test]
+fn fields() {
+    fuzz(&Target {
+        name: "etcd_fields",
+        inputs: 10_000,
+        make: |random| mutate::bytes(random, 60),
+        check,
+        memory: modest,
+    });
+
+    fn check(input: &[u8]) {
+        let mut choices = Choices::new(input);
+        let mut number = || choices.pick(&[0, 1, 127, 128, i64::MAX as u64, u64::MAX]);
+        let header = [field(1, number()), field(2, 77), field(3, number()), field(4, number())].concat();
+        let (created, lease, count) = (number(), number(), number());
+        let (key, value) = (choices.take(5), choices.take(9));
+        let kv =
+            [bytes(1, key), field(2, created), field(3, 8), field(4, 9), bytes(5, value), field(6, lease)].concat();
+        let list =
+            [bytes(1, &header), bytes(2, &kv), field(3, 1), bytes(2, &kv), field(4, count), bytes(99, b"?")].concat();
+        let read = RangeResponse::decode(list.as_slice()).expect("a list");
+        let mut choices = Choices::new(input);
+        let mut number = || choices.pick(&[0, 1, 127, 128, i64::MAX as u64, u64::MAX]);
+        let (cluster_id, revision, raft_term) = (number(), number().cast_signed(), number());
+        assert_eq!(read.header, Some(ResponseHeader { cluster_id, revision, raft_term }));
+        let (create_revision, lease) = (created.cast_signed(), lease.cast_signed());
+        let kv = KeyValue { key: key.to_vec(), create_revision, value: value.to_vec(), lease };
+        assert_eq!((read.kvs, read.more, read.count), (vec![kv.clone(), kv], true, count.cast_signed()));
+    }
+
+    fn field(number: u64, value: u64) -> Vec<u8> {
+        [varint(number << 3), varint(value)].concat()
+    }
+
+    fn bytes(number: u64, bytes: &[u8]) -> Vec<u8> {
+        [varint(number << 3 | 2), varint(bytes.len() as u64), bytes.to_vec()].concat()
+    }
+
+    fn varint(mut value: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while value > 0x7f {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    }
+}
+
 const NAMES: [&[u8]; 13] =
     [b"a", b"/", b"%", b"%2F", b"%25", b"2F", b"lock", b"dflock-semaphores", b"dflock/", b"\xff", b"1", b"f", b"p/"];
 

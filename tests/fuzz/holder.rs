@@ -50,7 +50,11 @@ const WORDS: [&[u8]; 16] = [
 
 fn make_message(random: &mut Random) -> Vec<u8> {
     let mut bytes = match random.below(30) {
-        0 => vec![*random.pick(b"[{\"9 "); random.below(70_000) as usize],
+        0 => {
+            // Around the longest line.
+            let padding = vec![*random.pick(b"   [{\"9"); 64 * 1024 - 1000 + random.below(2000) as usize];
+            [padding.as_slice(), random.pick(&MESSAGES).as_bytes()].concat()
+        }
         1..4 => mutate::bytes(random, 60),
         _ => random.pick(&MESSAGES).as_bytes().to_vec(),
     };
@@ -100,6 +104,7 @@ async fn again<T: serde::Serialize + for<'a> serde::Deserialize<'a>>(message: &T
     }
 }
 
+/// What is heard of it, which is nothing if the line is too long.
 async fn hear<T: for<'a> serde::Deserialize<'a>>(input: &[u8]) -> Option<T> {
     let (mut ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
     let saying = async {
@@ -112,7 +117,10 @@ async fn hear<T: for<'a> serde::Deserialize<'a>>(input: &[u8]) -> Option<T> {
         drop(theirs);
         heard
     };
-    tokio::join!(saying, hearing).1.ok().flatten()
+    let heard = tokio::join!(saying, hearing).1.ok().flatten();
+    let is_short = input.iter().take(64 * 1024).any(|byte| *byte == b'\n') || input.len() <= 64 * 1024;
+    assert!(heard.is_none() || is_short, "a line without limit");
+    heard
 }
 
 /// The guardian takes nothing for a message that would have it kill more than one group.
