@@ -160,9 +160,10 @@ fn whoever_stops_waiting_leaves_at_once() {
     assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
 }
 
-/// Killed it can say nothing. Its place may be kept for a while, but holds up nobody.
+/// Killed it can say nothing. Its place may be kept for a while, but holds up nobody; only one that the server grants
+/// before it hears of the kill has the lock for as long as the server waits for it to come back.
 #[test]
-fn a_killed_waiter_holds_up_nobody() {
+fn a_killed_waiter_holds_up_nobody_for_long() {
     let mut kept = Kept::start(&[]);
     let house = House::at(&kept.server().address);
     for round in 0..10 {
@@ -178,6 +179,6 @@ fn a_killed_waiter_holds_up_nobody() {
         let begin = now();
         assert_eq!(kept.connect().ask("r", "job", &token), "ok");
         next.finish().ok();
-        assert!(begin.elapsed() < Duration::from_secs(3), "round {round}: {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(15), "round {round}: {:?}", begin.elapsed());
     }
 }
