@@ -155,7 +155,7 @@ impl Wanted {
             signal_on_lost: self.keep.signal_on_lost,
             inherited: None,
         };
-        let started = start::start(&job, &server).map_err(|failure| {
+        let started = super::block_on(start::start(&job, &server)).map_err(|failure| {
             let manner = self.manner;
             let known = super::block_on(async { Ok(who_has_it(&backend, &key, failure.clone(), manner).await) });
             autostart::name_stranger(&settings, known.unwrap_or(failure))

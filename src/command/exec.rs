@@ -17,7 +17,7 @@ use crate::backend::{Ask, Backend, Inherited, Status, Wait};
 use crate::error::{Failure, Kind as Wrong};
 use crate::exec::guard::Guard;
 use crate::exec::policy::Rules;
-use crate::exec::{self, Job, Outcome, SHORTEST_LEASE};
+use crate::exec::{self, Handing, Job, Outcome, SHORTEST_LEASE};
 use crate::holder::{self, Site, start};
 use crate::lock::{Grant, Key, Kind};
 use crate::output;
@@ -200,7 +200,13 @@ impl exec::User for Onlooker<'_> {
         output::passed();
     }
 
-    fn hand_over(&self, ask: &Ask, grant: &Grant, time: Duration) -> Result<(), Failure> {
+    fn hand_over<'a>(&'a self, ask: &'a Ask, grant: &'a Grant, time: Duration) -> Handing<'a> {
+        Box::pin(self.hand_over_to_holder(ask, grant, time))
+    }
+}
+
+impl Onlooker<'_> {
+    async fn hand_over_to_holder(&self, ask: &Ask, grant: &Grant, time: Duration) -> Result<(), Failure> {
         let stays = |why: &dyn std::fmt::Display| {
             self.manner.remark(|| format!("{} is kept by dflock itself for {time:.1?}: {why}", ask.key));
         };
@@ -221,7 +227,7 @@ impl exec::User for Onlooker<'_> {
             signal_on_lost: None,
             inherited: Some(Inherited { token, fence, lease }),
         };
-        let started = start::start(&job, &server).inspect_err(|failure| stays(failure))?;
+        let started = start::start(&job, &server).await.inspect_err(|failure| stays(failure))?;
         self.manner.remark(|| format!("{} is kept for {time:.1?} by process {}", ask.key, started.report.pid));
         started.thank();
         Ok(())

@@ -52,7 +52,7 @@ pub(super) async fn hold_on(
         // The guardian hears of it first. Should we be killed right here, the lock is nobody's to let go of: it
         // ends with its lease, or is the holder's.
         let known = guard.handed_over(lock.clone());
-        if known.is_ok() && user.hand_over(ask, &keeper.grant, left).is_ok() {
+        if known.is_ok() && user.hand_over(ask, &keeper.grant, left).await.is_ok() {
             keeper.leave().await;
         } else {
             // Kept by ourselves. If the guardian cannot be told, it will not let go of it, which is as safe.

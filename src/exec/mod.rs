@@ -20,6 +20,7 @@ mod terminal;
 mod waiting;
 
 use std::ffi::OsString;
+use std::pin::Pin;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -66,8 +67,11 @@ pub trait User {
     /// We do not wait any more.
     fn waited(&self);
     /// Has somebody else keep a lock for so long, when we have ended.
-    fn hand_over(&self, ask: &Ask, grant: &Grant, time: Duration) -> Result<(), Failure>;
+    fn hand_over<'a>(&'a self, ask: &'a Ask, grant: &'a Grant, time: Duration) -> Handing<'a>;
 }
+
+/// Handing a lock over, beside which the other locks are renewed.
+pub type Handing<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
 
 type Say<'a> = &'a dyn Fn(&str);
 

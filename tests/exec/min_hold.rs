@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::house::clean::House;
-use crate::house::now;
 use crate::house::original::Original;
+use crate::house::proxy::Proxy;
+use crate::house::{Server, now, signal, wait_for};
 
 #[test]
 fn a_holder_keeps_the_lock_when_dflock_has_left() {
@@ -88,4 +89,53 @@ fn a_signal_ends_the_staying_and_keeps_the_code() {
     staying.signal("TERM");
     assert_eq!(staying.finish().code, 4);
     house.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
+}
+
+/// The holder of the first key cannot reach its server, and says so after a while. The other key, on another server,
+/// must be kept meanwhile.
+#[test]
+fn a_hand_over_that_takes_its_time_holds_up_no_other_lock() {
+    let (near, far) = (Server::start(&[]), Server::start(&[]));
+    let proxy = Proxy::to(&far.address);
+    let house = House::at(&format!("{},{}", proxy.address, near.address));
+    let key_of = |shard: u32| {
+        let mut names = (0..).map(|number| format!("key-{number}"));
+        names.find(|name| crc32fast::hash(name.as_bytes()) % 2 == shard).expect("a key of that shard")
+    };
+    let (first, other) = (key_of(0), key_of(1));
+    let job = "echo > begun; until [ -e go ]; do sleep 0.01; done";
+    let flags = ["exec", "--min-hold", "1h", "-l", "3", "--connect-timeout", "8s", "--also", &other, &first, "-c", job];
+    let running = house.start(&flags);
+    house.wait_for_file("begun");
+    proxy.swallow(true);
+    std::fs::write(house.path("go"), "").expect("the sign is given");
+    let begin = now();
+    // Longer than its lease, and shorter than the holder's attempt.
+    while begin.elapsed() < Duration::from_secs(6) {
+        house.dflock(&["exec", "-n", &other, "true"]).code(75);
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    running.signal("KILL");
+    running.finish().code(137);
+}
+
+/// It is stopped before it can say anything; the lock is kept all the same, by dflock.
+#[test]
+fn a_holder_that_says_nothing_is_not_waited_for_without_end() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::to(&server.address);
+    let house = House::at(&proxy.address);
+    let job = "echo > begun; until [ -e go ]; do sleep 0.01; done; exit 4";
+    let staying = house.start(&["exec", "--min-hold", "1h", "--connect-timeout", "3s", "k", "-c", job]);
+    house.wait_for_file("begun");
+    proxy.swallow(true);
+    std::fs::write(house.path("go"), "").expect("the sign is given");
+    let holder = wait_for("a holder", || house.holder_pids().first().copied());
+    signal(holder, "STOP");
+    proxy.swallow(false);
+    house.wait_until_nobody_holds();
+    assert!(house.is_held("k"));
+    staying.signal("TERM");
+    assert_eq!(staying.finish().code, 4);
+    house.wait_until_free("k");
 }
