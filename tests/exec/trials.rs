@@ -3,6 +3,7 @@
 //! `DFLOCK_SEED=N` runs a story again, as far as the machine's scheduler lets it; `DFLOCK_ROUNDS=N` asks for more.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 use super::trials_checker::{Break, Verdict, check, spread};
 use super::trials_faults;
-use super::trials_fleet::{MANNERS, Manners, Role, Tail, furnish, has_life, processes, send, start};
+use super::trials_fleet::{MANNERS, Manners, Role, Tail, command, furnish, has_life, processes, send, stuck_pipe};
 use crate::house::clean::{House, Running};
 use crate::house::original::Original;
 use crate::house::proxy::Proxy;
@@ -61,6 +62,10 @@ pub(crate) struct Run {
     pub(crate) tender: bool,
     /// How it may end.
     pub(crate) may: Vec<i32>,
+    /// Its end is one by force: nobody of its command may be left when it has ended.
+    pub(crate) swept: bool,
+    /// The other end of what it says its messages to, if nobody reads that.
+    _unread: Option<OwnedFd>,
 }
 
 pub(crate) struct Lane {
@@ -129,7 +134,7 @@ impl Lane {
         self.runs = runs;
         let ended: Vec<Run> = ended;
         for run in ended {
-            let Run { name, running, may, lease, manners, proxied, .. } = run;
+            let Run { name, running, may, lease, manners, proxied, swept, .. } = run;
             let said = running.finish();
             *self.codes.entry(said.code).or_default() += 1;
             if said.code != 0 {
@@ -141,15 +146,15 @@ impl Lane {
                 may.contains(&said.code),
                 "{name} (lease {lease}, {manners:?}, proxied {proxied}) may end with {may:?}: {said:?}"
             );
-            if said.code == 79 {
+            if said.code == 79 || swept {
                 let left = processes(&self.house, Some(&name));
-                assert!(left.iter().all(|one| one.role != Role::Job), "orphans of a lost lock: {left:?}");
+                assert!(left.iter().all(|one| one.role != Role::Job), "orphans of {name} ({}): {left:?}", said.code);
             }
         }
         while self.refills && self.runs.len() < FLEET {
             self.started += 1;
             let name = format!("r{}", self.started);
-            let lease = *self.random.pick(&[2, 2, 3, 20]);
+            let lease = *self.random.pick(&[2, 2, 3, 6, 20]);
             let manners = *self.random.pick(&MANNERS);
             let proxied = self.random.chance(60);
             // Whoever waits may be sent away by many a fault. On a busy machine a short lease may be lost for
@@ -157,8 +162,25 @@ impl Lane {
             let may = if lease < 10 { vec![0, 69, 79] } else { vec![0, 69] };
             let lines = 5 + self.random.below(40);
             let server = if proxied { self.proxy.address.clone() } else { self.address.clone() };
-            let running = start(&self.house, &server, &name, lines, manners, &["-l", &lease.to_string()]);
-            self.runs.push(Run { name, running, lease, manners, proxied, tender: false, may });
+            let mut flags = vec!["-l".to_owned(), lease.to_string()];
+            if self.random.chance(50) {
+                // Many an attempt to come back is given up within one lease.
+                flags.extend(["--connect-timeout", "0.5"].map(str::to_owned));
+            }
+            if self.random.chance(70) {
+                flags.extend(["--kill-after", "0.5"].map(str::to_owned));
+            }
+            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            let mut command = command(&self.house, &server, &name, lines, manners, &flags);
+            let mut unread = None;
+            if self.random.chance(20) {
+                let (read, write) = stuck_pipe();
+                command.stderr(write);
+                unread = Some(read);
+            }
+            let running = Running::start(&mut command);
+            let run = Run { name, running, lease, manners, proxied, tender: false, may, swept: false, _unread: unread };
+            self.runs.push(run);
         }
     }
 

@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_millis(500);
 type Fault = fn(&mut Lane) -> Option<String>;
 
 /// The more often a name is here, the more often it happens.
-const ANYWHERE: [(&str, Fault); 14] = [
+const ANYWHERE: [(&str, Fault); 17] = [
     ("dflock killed", kill_dflock),
     ("dflock killed", kill_dflock),
     ("dflock killed while it waits", kill_waiter),
@@ -26,6 +26,9 @@ const ANYWHERE: [(&str, Fault); 14] = [
     ("dflock frozen while it waits", freeze_waiter),
     ("guardian killed", kill_guardian),
     ("child killed", kill_child),
+    ("dflock told to end", tell_to_end),
+    ("dflock told to end", tell_to_end),
+    ("dflock hung up on while it is frozen", tell_to_end_while_frozen),
     ("cut", cut),
     ("cut", cut),
     ("slow wire", slow_wire),
@@ -40,8 +43,11 @@ pub(crate) fn inject(lane: &mut Lane) -> bool {
     let lines = lane.random.below(12);
     lane.pass_time(lines, SOON);
     let of_server: Option<(&str, Fault)> = match lane.site {
+        Site::Own if lane.random.chance(8) => Some(("server frozen and thawed", thaw_server)),
         Site::Own if lane.random.chance(12) => Some(("server frozen", freeze_server)),
-        Site::Kept if lane.random.chance(60) => Some(("server killed, with its state", restart_kept_server)),
+        Site::Kept if lane.random.chance(30) => Some(("server replaced, with its state", replace_kept_server)),
+        Site::Kept if lane.random.chance(40) => Some(("server killed, with its state", restart_kept_server)),
+        Site::Restarted if lane.random.chance(30) => Some(("server drained and replaced", drain_server)),
         Site::Restarted if lane.random.chance(40) => Some(("server killed", restart_server)),
         _ => None,
     };
@@ -158,16 +164,48 @@ fn kill_guardian(lane: &mut Lane) -> Option<String> {
     Some(name)
 }
 
-/// Of several it is the whole group: whom a job leaves behind is left alone, so it would run on without the lock.
+/// Its first process alone: what that has started is ended before the lock is free.
 fn kill_child(lane: &mut Lane) -> Option<String> {
     let at = lane.writer(|_| true)?;
-    let (name, deep) = (lane.runs[at].name.clone(), lane.runs[at].manners.is_deep());
+    let name = lane.runs[at].name.clone();
     let jobs = processes(&lane.house, Some(&name)).into_iter();
     let leader = jobs.filter(|one| one.role == Role::Job).find(|one| one.pid == one.group)?;
     lane.runs[at].may.push(137);
-    send(if deep { -leader.pid } else { leader.pid }, Signal::SIGKILL);
+    lane.runs[at].swept = true;
+    send(leader.pid, Signal::SIGKILL);
     lane.wait_for_end(&name);
     Some(name)
+}
+
+/// The command hears of it; whatever it does then, nobody of it is left when the lock is free.
+fn tell_to_end(lane: &mut Lane) -> Option<String> {
+    let at = lane.writer(sturdy)?;
+    let name = lane.runs[at].name.clone();
+    told_to_end(lane, at, Signal::SIGTERM);
+    lane.wait_for_end(&name);
+    Some(name)
+}
+
+/// It hears of that when it wakes.
+fn tell_to_end_while_frozen(lane: &mut Lane) -> Option<String> {
+    let at = lane.writer(sturdy)?;
+    let name = lane.runs[at].name.clone();
+    lane.runs[at].send(Signal::SIGSTOP);
+    told_to_end(lane, at, Signal::SIGHUP);
+    let lines = lane.random.below(30);
+    lane.pass_time(lines, Duration::from_millis(300));
+    let at = lane.find(&name)?;
+    lane.runs[at].send(Signal::SIGCONT);
+    lane.wait_for_end(&name);
+    Some(name)
+}
+
+/// It ends as its command does: by this signal, by KILL after the grace, or, if it is stubborn, when it likes.
+fn told_to_end(lane: &mut Lane, at: usize, signal: Signal) {
+    let run = &mut lane.runs[at];
+    run.may.extend([128 + signal as i32, 137]);
+    run.swept = true;
+    run.send(signal);
 }
 
 /// Whoever waits may be sent away; whoever holds resumes, or has lost its lock.
@@ -253,6 +291,42 @@ fn freeze_server(lane: &mut Lane) -> Option<String> {
     Some(name)
 }
 
+/// So long that whoever holds the lock has given up many an attempt to come back when the server hears of them.
+/// Then nothing happens for longer than a lease: what is renewed is held.
+fn thaw_server(lane: &mut Lane) -> Option<String> {
+    let stay = Stay::in_house(&lane.house);
+    let at = lane.writer(|run| run.lease >= 6)?;
+    let (name, lease) = (lane.runs[at].name.clone(), Duration::from_secs(lane.runs[at].lease));
+    let server = lane.server.as_ref()?.pid().cast_signed();
+    let freeze = lease.mul_f64(0.35 + 0.01 * lane.random.below(30) as f64);
+    send(server, Signal::SIGSTOP);
+    lane.pass_time(u64::MAX / 2, freeze);
+    send(server, Signal::SIGCONT);
+    forgive(lane, |run| run.name == name);
+    let begin = now();
+    let over = lease.min(Duration::from_secs(6)) + Duration::from_secs(2);
+    lane.until("a lease to pass", |lane| (begin.elapsed() > over || lane.find(&name).is_none()).then_some(()));
+    drop(stay);
+    Some(format!("{name} for {freeze:?}"))
+}
+
+/// It leaves when nobody holds anything any more, and until then nobody else can have its place.
+fn drain_server(lane: &mut Lane) -> Option<String> {
+    let stay = Stay::in_house(&lane.house);
+    lane.writer(|_| true)?;
+    let server = lane.server.as_mut()?;
+    let port = server.address.rsplit_once(':').map(|(_, port)| port.to_owned())?;
+    server.signal("TERM");
+    let lines = lane.random.below(40);
+    lane.pass_time(lines, SOON);
+    drop(stay);
+    lane.until("a drained server to leave", |lane| {
+        lane.server.as_mut().is_none_or(|server| !server.is_running()).then_some(())
+    });
+    lane.server = Some(Server::start(&["--port", &port]));
+    Some(port)
+}
+
 /// It is there again a second later, and knows nobody.
 fn restart_server(lane: &mut Lane) -> Option<String> {
     let stay = Stay::in_house(&lane.house);
@@ -283,6 +357,21 @@ fn restart_kept_server(lane: &mut Lane) -> Option<String> {
         let server = lane.server.as_mut()?;
         let port = server.address.rsplit_once(':').map(|(_, port)| port.to_owned())?;
         server.signal("KILL");
+        server.wait();
+        lane.server = Some(start_kept(&port, &lane.state));
+        let lines = lane.random.below(10);
+        lane.pass_time(lines, SOON);
+    }
+    Some(format!("{times} times"))
+}
+
+/// As an upgrade does it: nobody loses anything, whoever waits keeps its place.
+fn replace_kept_server(lane: &mut Lane) -> Option<String> {
+    let times = 1 + lane.random.below(2);
+    for _ in 0..times {
+        let server = lane.server.as_mut()?;
+        let port = server.address.rsplit_once(':').map(|(_, port)| port.to_owned())?;
+        server.signal("TERM");
         server.wait();
         lane.server = Some(start_kept(&port, &lane.state));
         let lines = lane.random.below(10);

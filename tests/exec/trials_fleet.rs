@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::Command;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -14,9 +17,9 @@ use crate::house::clean::{House, Running};
 /// While the file `stay` is there, it does not end. `$1` is its name, `$2` how many lines, `$3` its manners.
 const JOB: &str = r#"
 exec 9<> pace
-left=$2
+left=$2 told=
 write() {
-    while [ "$left" -gt 0 ] || [ -e stay ]; do
+    while [ "$left" -gt 0 ] || { [ -e stay ] && [ -z "$told" ]; }; do
         echo "$1 ${DFLOCK_FENCE:-0} $EPOCHREALTIME" >> log
         read -r -t 0.003 -u 9
         left=$((left - 1))
@@ -24,6 +27,7 @@ write() {
 }
 case $3 in *stubborn) trap '' TERM ;; esac
 case $3 in
+    deep-slow) ( trap 'told=1 left=60' TERM; write "$1" ) & wait ;;
     deep*) ( ( ( write "$1" ) & wait ) & wait ) & wait ;;
     *) write "$1" ;;
 esac
@@ -37,9 +41,12 @@ pub(crate) enum Manners {
     Stubborn,
     Deep,
     DeepStubborn,
+    /// Its first process ends at once, the others only after a while.
+    DeepSlow,
 }
 
-pub(crate) const MANNERS: [Manners; 4] = [Manners::Obeys, Manners::Stubborn, Manners::Deep, Manners::DeepStubborn];
+pub(crate) const MANNERS: [Manners; 5] =
+    [Manners::Obeys, Manners::Stubborn, Manners::Deep, Manners::DeepStubborn, Manners::DeepSlow];
 
 impl Manners {
     fn word(self) -> &'static str {
@@ -48,11 +55,8 @@ impl Manners {
             Manners::Stubborn => "stubborn",
             Manners::Deep => "deep",
             Manners::DeepStubborn => "deep-stubborn",
+            Manners::DeepSlow => "deep-slow",
         }
-    }
-
-    pub(crate) fn is_deep(self) -> bool {
-        matches!(self, Manners::Deep | Manners::DeepStubborn)
     }
 }
 
@@ -65,11 +69,32 @@ pub(crate) fn furnish(house: &House) {
 
 /// Starts `dflock exec` on the key `k` of one server.
 pub(crate) fn start(house: &House, server: &str, name: &str, lines: u64, manners: Manners, flags: &[&str]) -> Running {
+    Running::start(&mut command(house, server, name, lines, manners, flags))
+}
+
+pub(crate) fn command(
+    house: &House,
+    server: &str,
+    name: &str,
+    lines: u64,
+    manners: Manners,
+    flags: &[&str],
+) -> Command {
     let mut command = house.command("dflock");
     command.env("DFLOCK_SERVERS", server).env("TRIAL", name);
     command.args(["exec", "-w", "forever", "--connect-retry", "10s"]).args(flags);
     command.args(["k", "--", "bash", "job", name, &lines.to_string(), manners.word()]);
-    Running::start(&mut command)
+    command
+}
+
+/// A pipe that is full and that nobody reads: its two ends.
+pub(crate) fn stuck_pipe() -> (OwnedFd, OwnedFd) {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+    let set = |flags| fcntl(&write, FcntlArg::F_SETFL(flags)).expect("the pipe's flags");
+    set(OFlag::O_NONBLOCK);
+    while nix::unistd::write(&write, &[0; 4096]).is_ok() {}
+    set(OFlag::empty());
+    (read, write)
 }
 
 /// Jobs stay until this is dropped.
