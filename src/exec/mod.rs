@@ -98,7 +98,7 @@ pub async fn run(job: Job, backend: &Backend, mut guard: Guard, user: &dyn User)
             return Err(failure);
         }
     };
-    let mut run = match Run::start(&job, taken, guard, &signals).await {
+    let mut run = match Run::start(&job, taken, guard, &mut signals).await {
         Ok(run) => run,
         Err((failure, guard, keepers)) => {
             after::give_back(keepers, Some(guard), &|_| ()).await;

@@ -52,7 +52,7 @@ impl Run {
         job: &Job,
         taken: Vec<Kept>,
         mut guard: Guard,
-        signals: &Signals,
+        signals: &mut Signals,
     ) -> Result<Run, (Failure, Guard, Vec<Keeper>)> {
         let (keepers, lines): (Vec<Keeper>, Vec<Line>) =
             taken.into_iter().map(|Kept { keeper, line }| (keeper, line)).unzip();
@@ -118,69 +118,85 @@ impl Run {
 
     /// The loop: one event at a time, until the policy says how we leave.
     pub(super) async fn watch(&mut self, signals: &mut Signals, say: Say<'_>) -> Status {
-        let mut events = Vec::new();
         loop {
-            // The clock is looked at with every event, and before it: see the policy.
-            for event in events.drain(..) {
-                let (actions, due) = self.policy.next(clock::now(), event);
-                self.due = due;
-                for action in actions {
-                    if let Some(status) = self.act(action, say) {
-                        return status;
-                    }
-                }
-            }
             let sweep_at = if self.sweeping { clock::now() + SWEEP_EVERY } else { Moment::NEVER };
             let keepers = &mut self.keepers;
+            let mut events = Vec::new();
             tokio::select! {
                 biased;
                 () = self.timer.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
                 _ = signals.child.recv() => {}
-                Some(signal) = signals.sent.recv() => events.push(Event::Signal(signal)),
-                typed = heard(self.listener.as_ref()) => {
-                    self.was_told = true;
-                    events.push(Event::Typed(typed));
-                }
+                signal = signals.sent.next() => events.push(Event::Signal(signal)),
+                typed = heard(self.listener.as_ref()) => events.push(Event::Typed(typed)),
                 news = next_news(keepers) => events.extend(news.into_iter().map(Event::Lease)),
+            }
+            // Before the end of a command is read: it may be the answer to these.
+            while let Some(signal) = signals.sent.at_once().await {
+                events.push(Event::Signal(signal));
+            }
+            if let Some(status) = self.feed(events, say) {
+                return status;
             }
             if self.warns {
                 // If it cannot be told, it is tried again with the next news.
                 let _ = self.guard.held_until(soonest(&self.keepers).1);
             }
             while let Some(happened) = self.group.reap_one() {
-                match happened {
-                    Happened::Ended(ending) => {
-                        if let Some(listener) = self.listener.take() {
-                            listener.close();
-                        }
-                        // To look for everybody takes longer than many a command; of one that ends by itself
-                        // nobody asks whom it leaves behind.
-                        let by_force = self.was_told || self.sweeping || matches!(ending, Ending::Killed(_));
-                        let is_last = by_force && self.group.is_gone();
-                        events.push(Event::Ended { ending, is_last });
-                    }
-                    Happened::Stopped(signal) if self.suspends(signal) => events.push(Event::Stopped),
-                    Happened::Other(pid) if self.listener.as_ref().is_some_and(|listener| listener.is(pid)) => {
-                        self.listener = None;
-                    }
-                    // One that is stopped watches over nobody.
-                    Happened::OtherStopped(pid) | Happened::Other(pid) if self.guard.is(pid) => {
-                        if matches!(happened, Happened::Other(_)) {
-                            self.guard.is_gone();
-                        }
-                        if let Err(why) = self.guard.replace() {
-                            say(&format!(
-                                "the guardian is gone and cannot be replaced: {why}; if dflock is killed now, the command runs on"
-                            ));
-                        }
-                    }
-                    Happened::Stopped(_) | Happened::OtherStopped(_) | Happened::Other(_) => {}
+                let events = self.happened(happened, say).await;
+                if let Some(status) = self.feed(events, say) {
+                    return status;
                 }
             }
-            if self.sweeping && self.group.is_gone() {
-                events.push(Event::GroupGone);
+            if self.sweeping
+                && self.group.is_gone()
+                && let Some(status) = self.feed(vec![Event::GroupGone], say)
+            {
+                return status;
             }
         }
+    }
+
+    /// The clock is looked at with every event, and before it: see the policy.
+    fn feed(&mut self, events: Vec<Event>, say: Say<'_>) -> Option<Status> {
+        events.into_iter().find_map(|event| {
+            self.was_told |= matches!(event, Event::Typed(_));
+            let (actions, due) = self.policy.next(clock::now(), event);
+            self.due = due;
+            actions.into_iter().find_map(|action| self.act(action, say))
+        })
+    }
+
+    async fn happened(&mut self, happened: Happened, say: Say<'_>) -> Vec<Event> {
+        let mut events = Vec::new();
+        match happened {
+            Happened::Ended(ending) => {
+                if let Some(listener) = self.listener.take() {
+                    events.extend(listener.close().await.into_iter().map(Event::Typed));
+                }
+                // To look for everybody takes longer than many a command; of one that ends by itself nobody asks
+                // whom it leaves behind.
+                let is_told = self.was_told || self.sweeping || !events.is_empty();
+                let is_last = (is_told || matches!(ending, Ending::Killed(_))) && self.group.is_gone();
+                events.push(Event::Ended { ending, is_last });
+            }
+            Happened::Stopped(signal) if self.suspends(signal) => events.push(Event::Stopped),
+            Happened::Other(pid) if self.listener.as_ref().is_some_and(|listener| listener.is(pid)) => {
+                self.listener = None;
+            }
+            // One that is stopped watches over nobody.
+            Happened::OtherStopped(pid) | Happened::Other(pid) if self.guard.is(pid) => {
+                if matches!(happened, Happened::Other(_)) {
+                    self.guard.is_gone();
+                }
+                if let Err(why) = self.guard.replace() {
+                    say(&format!(
+                        "the guardian is gone and cannot be replaced: {why}; if dflock is killed now, the command runs on"
+                    ));
+                }
+            }
+            Happened::Stopped(_) | Happened::OtherStopped(_) | Happened::Other(_) => {}
+        }
+        events
     }
 
     /// Whether a stop of the command is one of the terminal's, and so stops us too.

@@ -1,5 +1,6 @@
 //! What ended by force is swept: whom the command leaves behind is gone before anybody else has the lock.
 
+use dflock::procfs::Process;
 use nix::sys::signal::Signal;
 
 use super::pty::{begun, code, job, wait_for_listener};
@@ -52,6 +53,27 @@ fn whoever_a_command_that_ended_by_force_leaves_behind_is_ended_too() {
         }
         let said = first.finish();
         assert_eq!(said.code, code, "{how}: {said:?}");
+        second.finish().code(0);
+        assert_never_two(&house);
+    }
+}
+
+/// Whichever of the two a dflock that was busy or frozen sees first: the command may have ended of what it was sent.
+#[test]
+fn a_signal_that_came_before_the_end_counts_as_handed_on() {
+    for signal in ["TERM", "INT"] {
+        let house = House::new();
+        let leaves = "until [ -e go ]; do sleep 0.01; done; exit 3";
+        let first = house.start(&["exec", "--kill-after", "0.3", "k", "-c", &leaves_behind(leaves)]);
+        let leader: i32 = house.wait_for_file("leader").trim().parse().expect("a number");
+        wait_for("a sign of life", || house.read("log").contains("first").then_some(()));
+        let second = second(&house);
+        first.signal("STOP");
+        first.signal(signal);
+        std::fs::write(house.path("go"), "").expect("the sign is given");
+        wait_for("the leader's end", || Process::of(leader).is_none_or(|process| process.is_dead).then_some(()));
+        first.signal("CONT");
+        first.finish().code(3);
         second.finish().code(0);
         assert_never_two(&house);
     }
