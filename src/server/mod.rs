@@ -35,6 +35,9 @@ use crate::net::Listener;
 /// How long answers may take on their way out of a server that leaves.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long a server that is not used any more tries to write down its end.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
 /// The longest that a broken connection's locks may be kept for it.
 const MAX_RESUME_S: u64 = 300;
 
@@ -153,9 +156,9 @@ impl Server {
         };
         match context.shared.journal() {
             journal if unused => {
-                // Nothing is held, but what ended last may not be on disk yet.
+                // Nothing is held, but what ended last may not be on disk yet. If it cannot be, that was told to nobody.
                 if let Some(journal) = journal {
-                    journal.close().await;
+                    let _ = tokio::time::timeout(CLOSE_WITHIN, journal.close()).await;
                 }
                 (context.report)(Event::IdleExit { after: idle_exit.unwrap_or_default() });
             }

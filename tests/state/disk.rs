@@ -280,6 +280,59 @@ fn it_starts_on_a_full_disk_with_what_it_has() {
     wait_for("grants", || client.ask("l", "new", "0").starts_with("ok ").then_some(()));
 }
 
+/// Not a block is left: the room that the old journal had for the worst is what the new one lives on.
+#[test]
+fn killed_on_a_disk_without_a_block_left_it_starts_again() {
+    let Some(disk) = Disk::mount("size=16m,mode=700") else { return };
+    let mut server = start(&disk.state());
+    let mut client = server.connect();
+    client.ask("info", "_", "resume 60");
+    let mine = client.take("mine", "0 3600");
+    server.signal("KILL");
+    server.wait();
+    disk.fill();
+    let server = start(&disk.state());
+    let mut client = server.connect();
+    for _ in 0..1000 {
+        assert_eq!(client.ask("n", "mine", &format!("{mine} 3600")), "ok 3600");
+    }
+    disk.make_room();
+    wait_for("grants", || client.ask("l", "new", "0").starts_with("ok ").then_some(()));
+    assert_eq!(client.ask("l", "mine", "0"), "timeout");
+}
+
+/// That room is used up, too: it starts, and answers nobody until there is room.
+#[test]
+fn killed_when_its_reserve_was_used_up_it_starts_and_waits_for_room() {
+    let Some(disk) = Disk::mount("size=16m,mode=700") else { return };
+    let mut server = start(&disk.state());
+    let mut client = server.connect();
+    client.ask("info", "_", "resume 60");
+    let mine = client.take("mine", "0 3600");
+    disk.fill();
+    let mut asker = TcpStream::connect(&server.address).expect("a connection");
+    let mut rounds = 0;
+    loop {
+        asker.write_all(format!("n\nmine\n{mine} 3600\n").repeat(1000).as_bytes()).expect("written");
+        if hear_renewals(&mut asker, 1000, Duration::from_secs(2)) < 1000 {
+            break;
+        }
+        rounds += 1;
+        assert!(rounds < 1000, "the reserve has no end");
+    }
+    server.signal("KILL");
+    server.wait();
+    let mut server = start(&disk.state());
+    server.event("state_failing");
+    let mut client = server.connect();
+    client.send(format!("n\nmine\n{mine} 3600\n").as_bytes());
+    assert!(is_silent(&mut client), "what is not on disk was answered");
+    disk.make_room();
+    server.event("state_recovered");
+    assert_eq!(client.line(), "ok 3600");
+    assert!(client.ask("l", "new", "0").starts_with("ok "));
+}
+
 #[test]
 fn with_no_room_at_all_it_does_not_start_and_says_why() {
     let Some(disk) = Disk::mount("size=1m,mode=700") else { return };

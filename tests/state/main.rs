@@ -13,6 +13,7 @@ mod damage;
 mod disk;
 mod kept;
 mod refuse;
+mod replaced;
 mod ride;
 mod upgrade;
 mod waiters;

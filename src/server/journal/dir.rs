@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::frame::{Unreadable, VERSION};
@@ -12,7 +12,30 @@ use crate::error::{Failure, Kind};
 /// A directory that no other server uses, for as long as this lives.
 pub(in crate::server) struct Dir {
     path: PathBuf,
-    _lock: File,
+    lock: OpenFile,
+    /// The one that was published last.
+    journal: Option<OpenFile>,
+    /// Where the one ends that was there before.
+    old_end: Option<u64>,
+}
+
+/// A file that is kept open, so that no later one has its number.
+struct OpenFile {
+    _file: File,
+    /// Device and inode.
+    id: (u64, u64),
+}
+
+impl OpenFile {
+    fn new(file: File) -> io::Result<OpenFile> {
+        let about = file.metadata()?;
+        Ok(OpenFile { _file: file, id: (about.dev(), about.ino()) })
+    }
+
+    /// Whether this is what is found by that name.
+    fn is_at(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|about| (about.dev(), about.ino()) == self.id)
+    }
 }
 
 /// Why a directory cannot be used.
@@ -41,27 +64,55 @@ impl Dir {
             );
             return Err(Failure::usage(message).hint(format!("chmod 700 {}", path.display())).into());
         }
-        let file = path.join("lock");
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
-        let mut lock = opened.map_err(|why| cannot(path, "write to", &why))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = lock.read_to_string(&mut holder);
-                let holder = match holder.trim().parse::<u32>() {
-                    Ok(pid) => format!(" (pid {pid})"),
-                    Err(_) => String::new(),
-                };
-                let message = format!("cannot use --state-dir {}: another server uses it{holder}", path.display());
-                let hint = "stop that one first, or give this one a directory of its own";
-                return Err(NotOpened::InUse(Failure::usage(message).hint(hint)));
-            }
-            Err(TryLockError::Error(why)) => return Err(cannot(path, "lock", &why).into()),
+        Ok(Dir { path: path.to_owned(), lock: take_lock(path)?, journal: None, old_end: None })
+    }
+
+    /// Whether the directory of this name is the one that was opened, as far as its lock says.
+    fn is_there(&self) -> bool {
+        self.lock.is_at(&self.path.join("lock"))
+    }
+
+    fn has_own_journal(&self) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.is_at(&self.journal()))
+    }
+
+    /// Whether the next server would find what is written: the lock and the journal are where it looks.
+    pub(super) fn is_found(&self) -> bool {
+        self.is_there() && self.has_own_journal()
+    }
+
+    /// After the directory was removed or replaced.
+    pub(super) fn come_back(&mut self) -> io::Result<()> {
+        if !self.is_there() {
+            self.may_come_back()?;
+            self.lock = take_lock(&self.path).map_err(|not_opened| {
+                let (NotOpened::InUse(failure) | NotOpened::Failed(failure)) = not_opened;
+                gone(&failure.message)
+            })?;
         }
-        // Only a help to whoever meets the lock: a full disk is no reason not to start.
-        let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
-        Ok(Dir { path: path.to_owned(), _lock: lock })
+        Ok(())
+    }
+
+    /// A directory is used again when it is back, or when there is an empty one, made by somebody who meant to. What
+    /// is in any other may be all that is known of somebody's locks.
+    fn may_come_back(&self) -> io::Result<()> {
+        let Ok(about) = fs::symlink_metadata(&self.path) else {
+            return Err(gone("put it back, or make an empty one (mkdir -m 700)"));
+        };
+        if !about.is_dir() || about.permissions().mode() & 0o077 != 0 {
+            return Err(gone("what is there now is no directory, or others may look into it"));
+        }
+        // With a journal of ours only the lock was removed.
+        if fs::symlink_metadata(self.journal()).is_ok() && !self.has_own_journal() {
+            return Err(gone("what is there now has another journal; put the right one back, or empty this one"));
+        }
+        Ok(())
+    }
+
+    /// What is to be said of one that is not found.
+    pub(super) fn not_found(&self) -> io::Error {
+        let why = if self.is_there() { Ok(()) } else { self.may_come_back() };
+        why.err().unwrap_or_else(|| gone("what is held is written down anew"))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -88,13 +139,37 @@ impl Dir {
 
     /// Half a draft only takes room.
     pub(super) fn drop_draft(&self) {
-        // There may be none.
-        let _ = fs::remove_file(self.draft());
+        if self.is_there() {
+            // There may be none.
+            let _ = fs::remove_file(self.draft());
+        }
     }
 
-    /// Gives the draft the name of the journal, for good.
-    pub(super) fn publish_draft(&self) -> io::Result<()> {
+    pub(super) fn has_read_up_to(&mut self, end: usize) {
+        self.old_end = Some(end as u64);
+    }
+
+    pub(super) fn has_old_journal(&self) -> bool {
+        self.old_end.is_some()
+    }
+
+    /// Gives the room behind the end of the old journal back to the disk.
+    pub(super) fn give_back_room(&self) -> io::Result<()> {
+        let journal = OpenOptions::new().write(true).open(self.journal())?;
+        if let Some(end) = self.old_end {
+            journal.set_len(end)?;
+        }
+        journal.sync_all()
+    }
+
+    /// Gives the draft, which is in this file, the name of the journal, for good.
+    pub(super) fn publish_draft(&mut self, file: File) -> io::Result<()> {
+        let draft = OpenFile::new(file)?;
+        if !draft.is_at(&self.draft()) {
+            return Err(self.not_found());
+        }
         fs::rename(self.draft(), self.journal())?;
+        self.journal = Some(draft);
         File::open(&self.path)?.sync_all()
     }
 
@@ -124,6 +199,35 @@ impl Dir {
         };
         Failure::new(Kind::Internal, format!("cannot read the journal {file}: {why}")).hint(hint)
     }
+}
+
+fn gone(why: &str) -> io::Error {
+    io::Error::other(format!("the directory or its journal was removed or replaced: {why}"))
+}
+
+/// Locks a directory for this server alone.
+fn take_lock(path: &Path) -> Result<OpenFile, NotOpened> {
+    let file = path.join("lock");
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
+    let mut lock = opened.map_err(|why| cannot(path, "write to", &why))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = lock.read_to_string(&mut holder);
+            let holder = match holder.trim().parse::<u32>() {
+                Ok(pid) => format!(" (pid {pid})"),
+                Err(_) => String::new(),
+            };
+            let message = format!("cannot use --state-dir {}: another server uses it{holder}", path.display());
+            let hint = "stop that one first, or give this one a directory of its own";
+            return Err(NotOpened::InUse(Failure::usage(message).hint(hint)));
+        }
+        Err(TryLockError::Error(why)) => return Err(cannot(path, "lock", &why).into()),
+    }
+    // Only a help to whoever meets the lock: a full disk is no reason not to start.
+    let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
+    Ok(OpenFile::new(lock).map_err(|why| cannot(path, "look at", &why))?)
 }
 
 pub(super) fn cannot(path: &Path, what: &str, why: &io::Error) -> Failure {

@@ -18,6 +18,9 @@ const ROOM: u64 = 4 * 1024 * 1024;
 /// The most bytes of records that are put in one frame, give or take a record.
 pub(super) const PIECE: usize = 256 * 1024;
 
+/// How much of the end of a write is looked at again.
+const TAIL: usize = 64;
+
 pub(super) struct Pen {
     file: File,
     header: Header,
@@ -29,15 +32,23 @@ pub(super) struct Pen {
     room: u64,
     /// Up to where everything is on disk.
     synced: u64,
+    /// What the last two writes ended with, and where.
+    tails: [Tail; 2],
+}
+
+#[derive(Default)]
+struct Tail {
+    at: u64,
+    bytes: Vec<u8>,
 }
 
 impl Pen {
     /// A new file, whatever was there.
     pub(super) fn create(path: &Path, header: Header) -> io::Result<Pen> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
         let mut pending = Vec::new();
         header.write(&mut pending);
-        Ok(Pen { file, header, pending, end: 0, room: 0, synced: 0 })
+        Ok(Pen { file, header, pending, end: 0, room: 0, synced: 0, tails: Default::default() })
     }
 
     /// Puts whole records in a frame behind the others.
@@ -49,8 +60,15 @@ impl Pen {
     /// Hands what was put to the system: a crash of this program does not lose it any more.
     pub(super) fn write(&mut self) -> io::Result<()> {
         self.file.write_all_at(&self.pending, self.end)?;
-        self.end += self.pending.len() as u64;
-        self.room = self.room.max(self.end);
+        if !self.pending.is_empty() {
+            self.end += self.pending.len() as u64;
+            self.room = self.room.max(self.end);
+            let tail = &self.pending[self.pending.len().saturating_sub(TAIL)..];
+            self.tails.swap(0, 1);
+            self.tails[1].at = self.end - tail.len() as u64;
+            self.tails[1].bytes.clear();
+            self.tails[1].bytes.extend_from_slice(tail);
+        }
         if self.pending.capacity() > 4 * PIECE {
             self.pending = Vec::new();
         } else {
@@ -64,6 +82,21 @@ impl Pen {
         self.file.sync_data()?;
         self.synced = self.end;
         Ok(())
+    }
+
+    /// Another handle of it.
+    pub(super) fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Whether what was written last is there, and what was written before that: nobody put an earlier state in its
+    /// place, behind which the last write would be lost.
+    pub(super) fn is_as_written(&self) -> bool {
+        self.tails.iter().all(|Tail { at, bytes }| {
+            let mut there = [0; TAIL];
+            let there = &mut there[..bytes.len()];
+            self.file.read_exact_at(there, *at).is_ok() && *there == bytes[..]
+        })
     }
 
     pub(super) fn is_synced(&self) -> bool {

@@ -73,7 +73,7 @@ pub(super) struct Journal {
 /// Reads what there is and goes on from it. `on_accepting` is called when a disk that was full or failed is
 /// well again.
 pub(super) fn open(
-    dir: Dir,
+    mut dir: Dir,
     fsync: Fsync,
     limits: Limits,
     report: &Report,
@@ -91,6 +91,7 @@ pub(super) fn open(
         let then = downtime::at_least(replayed.header.boot, replayed.last, now);
         down = then.since(replayed.last.server);
         read = replayed.end;
+        dir.has_read_up_to(replayed.end);
         if replayed.torn > 0 {
             let (file, at, bytes) = (dir.journal().display().to_string(), replayed.end, replayed.torn);
             report(Event::StateTorn { file, at, bytes });

@@ -66,7 +66,8 @@ struct Trouble {
 }
 
 impl Writer {
-    /// Begins a new file with what is kept.
+    /// Begins a new file with what is kept. The disk may be full if there is an old one: what is in that is held, and
+    /// once there is room it goes on from there.
     pub(super) fn new(
         dir: Dir,
         boot: Boot,
@@ -92,7 +93,15 @@ impl Writer {
             written_at: now,
             synced_at: now,
         };
-        writer.begin_anew()?;
+        let Err(why) = writer.begin_anew() else { return Ok(writer) };
+        if !is_full(&why) || !writer.dir.has_old_journal() {
+            return Err(why);
+        }
+        // The room that it had made for the worst: this is the worst.
+        let begun = writer.dir.give_back_room().and_then(|()| writer.begin_anew());
+        if let Err(why) = begun {
+            writer.fail("write", &why);
+        }
         Ok(writer)
     }
 
@@ -165,9 +174,20 @@ impl Writer {
         if let Err(why) = self.sync_as_asked(now, !pieces.is_empty()) {
             return self.fail("sync", &why);
         }
-        if self.pen.is_some() && !batch.changes.is_empty() {
+        if self.pen.is_some() && (is_stamp_due || !batch.changes.is_empty()) {
+            if let Err(why) = self.look_again() {
+                return self.fail("find", &why);
+            }
             self.keep(batch.mark);
         }
+    }
+
+    /// Whether the next server will find what was just written, and what was before it.
+    fn look_again(&self) -> io::Result<()> {
+        if self.dir.is_found() && self.pen.as_ref().is_some_and(Pen::is_as_written) {
+            return Ok(());
+        }
+        Err(self.dir.not_found())
     }
 
     /// Takes a batch into what is kept, and makes records of it.
@@ -220,6 +240,7 @@ impl Writer {
     /// A whole new file from what is kept, in the place of the old one.
     fn begin_anew(&mut self) -> io::Result<()> {
         self.draft = None;
+        self.dir.come_back()?;
         let begun = self.begin_draft().and_then(|mut draft| {
             while self.write_slice(&mut draft)? {}
             self.publish(draft)
@@ -254,7 +275,8 @@ impl Writer {
         // A full disk is no reason to begin no new file: only locks are not given out then.
         let _ = draft.pen.make_room();
         draft.pen.sync()?;
-        self.dir.publish_draft()?;
+        let file = draft.pen.file()?;
+        self.dir.publish_draft(file)?;
         self.pen = Some(draft.pen);
         self.draft_after = 0;
         self.synced_at = clock::server_now();
@@ -336,6 +358,12 @@ impl Writer {
     fn is_time_to_retry(&self) -> bool {
         self.trouble.as_ref().is_none_or(|trouble| clock::server_now() >= trouble.retry_at)
     }
+}
+
+fn is_full(why: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+
+    matches!(why.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 fn times() -> Times {
