@@ -54,6 +54,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             [CompletionResult]::new('--busy-code', '--busy-code', [CompletionResultType]::ParameterName, 'Exit code when the lock is not obtained [default: 75]')
             [CompletionResult]::new('--kill-after', '--kill-after', [CompletionResultType]::ParameterName, 'How long the command may take to end when it is told to [default: 5s]')
             [CompletionResult]::new('--on-lost', '--on-lost', [CompletionResultType]::ParameterName, 'What to do when the lock is lost')
+            [CompletionResult]::new('--contain', '--contain', [CompletionResultType]::ParameterName, 'How to hold the command''s processes together, so that all of them can be ended')
             [CompletionResult]::new('--max-runtime', '--max-runtime', [CompletionResultType]::ParameterName, 'How long the command may run; then it is stopped and the exit code is 124')
             [CompletionResult]::new('--min-hold', '--min-hold', [CompletionResultType]::ParameterName, 'Keep the lock at least this long, even if the command ends before: a holder has it meanwhile')
             [CompletionResult]::new('--jitter', '--jitter', [CompletionResultType]::ParameterName, 'Wait a random time up to this before asking')

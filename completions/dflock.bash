@@ -617,7 +617,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__exec)
-            opts="-c -n -w -l -E -s -q -v -h --command --no-wait --timeout --lease --limit --also --busy-code --kill-after --on-lost --max-runtime --min-hold --jitter --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-c -n -w -l -E -s -q -v -h --command --no-wait --timeout --lease --limit --also --busy-code --kill-after --on-lost --contain --max-runtime --min-hold --jitter --servers --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -690,6 +690,10 @@ _dflock() {
                     ;;
                 --on-lost)
                     COMPREPLY=($(compgen -W "stop warn" -- "${cur}"))
+                    return 0
+                    ;;
+                --contain)
+                    COMPREPLY=($(compgen -W "auto group cgroup" -- "${cur}"))
                     return 0
                     ;;
                 --max-runtime)
@@ -2734,7 +2738,7 @@ fi
 
 # What the function above does not know: keys that holders of this user have, and the command behind `exec KEY`.
 
-_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w "
+_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w "
 
 # Offers the keys for the verb $1 that begin with $2.
 _dflock_keys() {

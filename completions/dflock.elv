@@ -54,6 +54,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
             cand --busy-code 'Exit code when the lock is not obtained [default: 75]'
             cand --kill-after 'How long the command may take to end when it is told to [default: 5s]'
             cand --on-lost 'What to do when the lock is lost'
+            cand --contain 'How to hold the command''s processes together, so that all of them can be ended'
             cand --max-runtime 'How long the command may run; then it is stopped and the exit code is 124'
             cand --min-hold 'Keep the lock at least this long, even if the command ends before: a holder has it meanwhile'
             cand --jitter 'Wait a random time up to this before asking'

@@ -49,6 +49,9 @@ complete -c dflock -n "__fish_dflock_using_subcommand exec" -s E -l busy-code -d
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l kill-after -d 'How long the command may take to end when it is told to [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l on-lost -d 'What to do when the lock is lost' -r -f -a "stop\t'Stop the command'
 warn\t'Say so and let it run on'"
+complete -c dflock -n "__fish_dflock_using_subcommand exec" -l contain -d 'How to hold the command\'s processes together, so that all of them can be ended' -r -f -a "auto\t'In a cgroup where one can be made, otherwise as group'
+group\t'By who descends from the command'
+cgroup\t'In a cgroup of its own, below dflock\'s; refused where that cannot be made'"
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l max-runtime -d 'How long the command may run; then it is stopped and the exit code is 124' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l min-hold -d 'Keep the lock at least this long, even if the command ends before: a holder has it meanwhile' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l jitter -d 'Wait a random time up to this before asking' -r -f
@@ -428,7 +431,7 @@ end
 complete -c dflock -n "__fish_dflock_using_subcommand completions" -f -a "bash elvish fish powershell zsh"
 complete -c dflock -n "__fish_dflock_using_subcommand man" -f -a "(__fish_complete_directories)"
 
-set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w
+set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w
 
 # Whether the key of `dflock exec` is there already.
 function __dflock_has_key

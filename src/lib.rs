@@ -7,7 +7,7 @@
 //!                         ├─► holder ─┴─► lease ─► backend ─► client ─┬─► wire ─► lock
 //!                         ├─► server ─────────────────────────────────┤
 //!                         └─► output, settings                        └─► net
-//!             everyone may use: error, clock, sys, procfs (which use nobody)
+//!             everyone may use: error, clock, sys, procfs, cgroup (which use nobody)
 //! ```
 //!
 //! | floor | what lives there |
@@ -39,6 +39,7 @@
 //! 6. The child's arguments, environment and descriptors are those the user gave.
 
 pub mod backend;
+pub mod cgroup;
 pub mod cli;
 pub mod client;
 pub mod clock;

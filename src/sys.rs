@@ -8,6 +8,10 @@ use tokio::io::unix::AsyncFd;
 
 use crate::clock::{self, Moment};
 
+mod start;
+
+pub use start::{Birthplace, Start, try_birthplace};
+
 /// Lets a task wait for a descriptor to become readable.
 pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is the same open descriptor for as long as it lives, and AsyncFd owns it.
@@ -225,47 +229,40 @@ pub struct Announcement {
     pub dies_with_us: bool,
 }
 
-/// Has the command announced to the guardian, die with us where the system can do that, and have the terminal
-/// if one is lent. All of it happens in its process, before it begins: between our fork and our next step
-/// anything may happen to us.
-pub fn prepare_command(command: &mut std::process::Command, announcement: Announcement, terminal: Option<RawFd>) {
-    use std::os::unix::process::CommandExt;
-
-    let us = nix::unistd::getpid().as_raw();
-    let prepare = move || {
-        #[cfg(target_os = "linux")]
-        // SAFETY: system calls only, as a forked child may make them.
+/// In a command's process, before it begins: announces it to the guardian, has it die with us where the system can do
+/// that, and have the terminal if one is lent. Between our fork and our next step anything may happen to us. Makes
+/// system calls only, and allocates nothing.
+fn prepare(announcement: &Announcement, terminal: Option<RawFd>, us: i32) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    // SAFETY: system calls only, as a forked child may make them.
+    unsafe {
+        if announcement.dies_with_us {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        }
+        // We may have died before that took effect.
+        if libc::getppid() != us {
+            libc::_exit(libc::SIGKILL + 128);
+        }
+    }
+    announce(announcement);
+    if let Some(terminal) = terminal {
+        // SAFETY: system calls only. Giving the terminal away from the background would stop us: so that
+        // signal waits meanwhile.
         unsafe {
-            if announcement.dies_with_us {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            }
-            // We may have died before that took effect.
-            if libc::getppid() != us {
-                libc::_exit(libc::SIGKILL + 128);
-            }
+            let mut quiet: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut quiet);
+            libc::sigaddset(&raw mut quiet, libc::SIGTTOU);
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const quiet, &raw mut before);
+            libc::tcsetpgrp(terminal, libc::getpid());
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
         }
-        announce(&announcement);
-        if let Some(terminal) = terminal {
-            // SAFETY: system calls only. Giving the terminal away from the background would stop us: so that
-            // signal waits meanwhile.
-            unsafe {
-                let mut quiet: libc::sigset_t = std::mem::zeroed();
-                let mut before: libc::sigset_t = std::mem::zeroed();
-                libc::sigemptyset(&raw mut quiet);
-                libc::sigaddset(&raw mut quiet, libc::SIGTTOU);
-                libc::sigprocmask(libc::SIG_BLOCK, &raw const quiet, &raw mut before);
-                libc::tcsetpgrp(terminal, libc::getpid());
-                libc::sigprocmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
-            }
-        }
-        // The last look at the clock: a lease may have ended since the lock was granted.
-        if clock::now() >= announcement.not_after {
-            return Err(io::Error::from_raw_os_error(libc::ETIME));
-        }
-        Ok(())
-    };
-    // SAFETY: the closure makes system calls only, and allocates nothing.
-    unsafe { command.pre_exec(prepare) };
+    }
+    // The last look at the clock: a lease may have ended since the lock was granted.
+    if clock::now() >= announcement.not_after {
+        return Err(io::Error::from_raw_os_error(libc::ETIME));
+    }
+    Ok(())
 }
 
 /// In a forked child, so without allocating.

@@ -18,6 +18,7 @@ use tokio::io::AsyncBufReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::{sleep, timeout};
 
+use crate::cgroup;
 use crate::client::Starter;
 use crate::clock::{self, Moment};
 use crate::error::{Failure, Kind};
@@ -247,6 +248,8 @@ pub(crate) fn take_turn() -> Result<Option<Turn>, Failure> {
         sys::leave_fork();
     }
     nix::unistd::setsid().map_err(|why| Failure::internal("start a session", &why))?;
+    // Where it may not go, it stays.
+    let _ = cgroup::leave_commands();
     std::env::set_current_dir("/").map_err(internal("go to /"))?;
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_name(c"dflock-serve");

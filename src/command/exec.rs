@@ -15,6 +15,7 @@ use super::site::{backend_of, site_that_waits};
 use super::target::Target;
 use crate::backend::{Ask, Backend, Inherited, Status, Wait};
 use crate::error::{Failure, Kind as Wrong};
+use crate::exec::contain::{self, Containment};
 use crate::exec::guard::Guard;
 use crate::exec::policy::Rules;
 use crate::exec::{self, Handing, Job, Outcome, SHORTEST_LEASE};
@@ -70,6 +71,10 @@ pub struct Exec {
     #[arg(long, value_name = "WHAT", value_enum, default_value = "stop")]
     on_lost: OnLost,
 
+    /// How to hold the command's processes together, so that all of them can be ended
+    #[arg(long, value_name = "HOW", value_enum, default_value = "auto")]
+    contain: Contain,
+
     /// How long the command may run; then it is stopped and the exit code is 124
     #[arg(long, value_name = "DUR", value_parser = duration::parse_above_zero)]
     max_runtime: Option<Duration>,
@@ -95,6 +100,16 @@ enum OnLost {
     Stop,
     /// Say so and let it run on
     Warn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Contain {
+    /// In a cgroup where one can be made, otherwise as group
+    Auto,
+    /// By who descends from the command
+    Group,
+    /// In a cgroup of its own, below dflock's; refused where that cannot be made
+    Cgroup,
 }
 
 impl Exec {
@@ -132,6 +147,11 @@ impl Exec {
             None => self.program,
         };
         let job = Job { asks, program, rules, held, min_hold: self.min_hold.unwrap_or_default() };
+        let containment = Containment::prepare(match self.contain {
+            Contain::Auto => contain::Contain::Auto,
+            Contain::Group => contain::Contain::Group,
+            Contain::Cgroup => contain::Contain::Cgroup,
+        })?;
         // Before the first thread: it is a copy of this process.
         let guard = Guard::start(&|locks| guardian::let_go(locks, &site), guardian::successor(&site))?;
         output::background::begin();
@@ -144,7 +164,7 @@ impl Exec {
                 let part = (getrandom::u32().unwrap_or(0) as f64) / f64::from(u32::MAX);
                 tokio::time::sleep(jitter.mul_f64(part)).await;
             }
-            let outcome = exec::run(job, &backend, guard, &user).await;
+            let outcome = exec::run(job, &backend, guard, containment, &user).await;
             match outcome {
                 Err(failure) => Err(who_has_it(&backend, &key, failure, manner).await),
                 outcome => outcome,

@@ -5,6 +5,7 @@ use std::io::{BufRead, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use super::site::backend_of;
+use crate::cgroup;
 use crate::error::Failure;
 use crate::holder::{Job, Report, TITLE, run};
 
@@ -32,6 +33,8 @@ pub fn run() {
 fn begin() -> Result<(), Failure> {
     // A session of its own: no terminal's Ctrl-C or hang-up reaches it, and no directory stays busy.
     nix::unistd::setsid().map_err(|why| Failure::internal("start a session", &why))?;
+    // Nor does it end with the command that it may have been started from. Where it may not go, it stays.
+    let _ = cgroup::leave_commands();
     std::env::set_current_dir("/").map_err(|why| Failure::internal("go to /", &why))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     #[cfg(target_os = "linux")]

@@ -3,20 +3,19 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::RawFd;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::contain::Containment;
 use super::kin::Kin;
 use super::reach::Reach;
 use super::status::Ending;
 use crate::error::{Failure, Kind};
 use crate::procfs::{self, Identity, Process};
-use crate::sys::{self, Announcement};
+use crate::sys::{Announcement, Start};
 
 /// A command that cannot be stopped in time is not started.
 pub(super) fn too_late() -> Failure {
@@ -50,7 +49,7 @@ pub(super) enum Happened {
 
 /// By what the processes of a command that is about to begin will be known. What they leave behind comes to us, so
 /// that it can be found and ended when the lock is lost.
-pub(super) fn kin(mark: String, guardian: Pid) -> Kin {
+pub(super) fn kin(containment: &Containment, guardian: Pid) -> Kin {
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let us = nix::unistd::getpid().as_raw();
@@ -59,7 +58,8 @@ pub(super) fn kin(mark: String, guardian: Pid) -> Kin {
     let spared: Vec<Identity> =
         children.iter().filter_map(|pid| Process::of(*pid)).map(|process| process.identity).collect();
     let adopts = spared.iter().all(|child| child.pid == guardian.as_raw());
-    Kin { dflock, mark, spared, adopts, leader: None }
+    let (mark, cgroup) = (containment.mark.clone(), containment.cgroup());
+    Kin { dflock, mark, spared, adopts, cgroup, leader: None }
 }
 
 impl Group {
@@ -69,27 +69,19 @@ impl Group {
         environment: &[(&str, Option<OsString>)],
         announcement: Announcement,
         terminal: Option<RawFd>,
+        containment: &Containment,
         kin: Kin,
     ) -> Result<Group, Failure> {
-        let (name, arguments) = program.split_first().ok_or_else(|| Failure::usage("there is no command to run"))?;
-        let mut command = Command::new(name);
-        command.args(arguments).process_group(0);
-        for (variable, value) in environment {
-            match value {
-                Some(value) => command.env(variable, value),
-                None => command.env_remove(variable),
-            };
-        }
-        sys::prepare_command(&mut command, announcement, terminal);
+        let name = program.first().ok_or_else(|| Failure::usage("there is no command to run"))?;
         let shown = name.to_string_lossy();
-        let child = command.spawn().map_err(|why| match why.kind() {
+        let start = Start::new(program, environment, announcement, terminal);
+        let leader = start.and_then(|start| containment.start(&start)).map_err(|why| match why.kind() {
             _ if why.raw_os_error() == Some(Errno::ETIME as i32) => too_late(),
             io::ErrorKind::NotFound => Failure::new(Kind::CommandNotFound, format!("{shown}: command not found"))
                 .hint("the lock was given back; is it in PATH?"),
             _ => Failure::new(Kind::CannotExecute, format!("{shown}: cannot be executed: {why}"))
                 .hint("the lock was given back"),
         })?;
-        let leader = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
         let mut reach = Reach::new(kin);
         reach.set_leader(leader);
         Ok(Group { leader, leader_reaped: false, reach })

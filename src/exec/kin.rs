@@ -1,6 +1,7 @@
 //! Pure: who of all processes belongs to a command, though it may have left the group, its session or its parents.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,8 @@ pub struct Kin {
     pub(super) spared: Vec<Identity>,
     /// Whoever becomes a child of dflock later is the command's: none of those before can have left it to us.
     pub(super) adopts: bool,
+    /// Whoever is in this cgroup is the command's.
+    pub(super) cgroup: Option<PathBuf>,
     /// The command itself, and its group. With its number alone it could be mistaken for a later process.
     pub leader: Option<Identity>,
 }
@@ -89,7 +92,14 @@ mod tests {
     }
 
     fn kin() -> Kin {
-        Kin { dflock: id(10), mark: "m".to_owned(), spared: vec![id(11)], adopts: true, leader: Some(id(20)) }
+        Kin {
+            dflock: id(10),
+            mark: "m".to_owned(),
+            spared: vec![id(11)],
+            adopts: true,
+            cgroup: None,
+            leader: Some(id(20)),
+        }
     }
 
     /// Dflock 10 with its guardian 11, the command 20 and its child 21, and strangers.

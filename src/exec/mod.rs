@@ -5,6 +5,7 @@
 //! dflock is dead or frozen.
 
 mod after;
+pub mod contain;
 mod group;
 pub mod guard;
 mod key_listener;
@@ -30,6 +31,7 @@ use crate::clock;
 use crate::error::Failure;
 use crate::lease::keeper::RELEASE_WITHIN;
 use crate::lock::Grant;
+use contain::Containment;
 use guard::Guard;
 use policy::Rules;
 use running::Run;
@@ -75,8 +77,15 @@ pub type Handing<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
 
 type Say<'a> = &'a dyn Fn(&str);
 
-/// Takes the locks, runs the command, gives the locks back. The guardian was forked before.
-pub async fn run(job: Job, backend: &Backend, mut guard: Guard, user: &dyn User) -> Result<Outcome, Failure> {
+/// Takes the locks, runs the command, gives the locks back. The guardian was forked before, and what holds the command
+/// together was made.
+pub async fn run(
+    job: Job,
+    backend: &Backend,
+    mut guard: Guard,
+    containment: Containment,
+    user: &dyn User,
+) -> Result<Outcome, Failure> {
     let mut signals = Signals::listen().map_err(|why| Failure::internal("listen for signals", &why))?;
     let taken = tokio::select! {
         taken = take_all(&job, backend, &mut guard, &mut signals) => taken,
@@ -98,7 +107,7 @@ pub async fn run(job: Job, backend: &Backend, mut guard: Guard, user: &dyn User)
             return Err(failure);
         }
     };
-    let mut run = match Run::start(&job, taken, guard, &mut signals).await {
+    let mut run = match Run::start(&job, taken, guard, &containment, &mut signals).await {
         Ok(run) => run,
         Err((failure, guard, keepers)) => {
             after::give_back(keepers, Some(guard), &|_| ()).await;
@@ -114,6 +123,7 @@ pub async fn run(job: Job, backend: &Backend, mut guard: Guard, user: &dyn User)
             "the guardian is gone and cannot be replaced; if dflock is killed now, the lock stays until its lease ends",
         );
     }
+    drop(containment);
     if let Some(terminal) = &terminal {
         terminal.take_back();
     }

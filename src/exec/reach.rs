@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::guard;
 use super::kin::Kin;
+use crate::cgroup;
 use crate::clock::{self, Moment};
 use crate::procfs::{self, Identity, Process};
 
@@ -52,6 +53,7 @@ impl Reach {
 
     /// A signal to everybody.
     pub(super) fn signal(&mut self, signal: Signal) {
+        self.signal_cgroup(signal);
         let Some(leader) = self.kin.leader else { return self.signal_each(signal, None) };
         match procfs::processes() {
             Ok(all) => {
@@ -67,6 +69,32 @@ impl Reach {
             }
         }
         self.look_at = Moment::from_nanos(0);
+    }
+
+    /// Ends whoever is in the command's cgroup, as one; or has them known, so that another signal reaches them too.
+    fn signal_cgroup(&mut self, signal: Signal) {
+        let Some(cgroup) = &self.kin.cgroup else { return };
+        if signal == Signal::SIGKILL && cgroup::kill(cgroup).is_ok() {
+            return;
+        }
+        for pid in cgroup::members(cgroup) {
+            // It may be somebody else's number by now.
+            if let Some(process) = Process::of(pid).filter(|_| cgroup::has_member(cgroup, pid)) {
+                self.known.insert(process.identity);
+                if signal == Signal::SIGKILL {
+                    // As the kernel would: there nobody stands apart.
+                    signal_one(process.identity, signal);
+                }
+            }
+        }
+    }
+
+    /// There is nobody left who could be in it.
+    pub(super) fn remove_cgroup(&self) {
+        if let Some(cgroup) = &self.kin.cgroup {
+            // If it cannot be removed now, a later run does it.
+            let _ = cgroup::remove(cgroup);
+        }
     }
 
     fn signal_each(&mut self, signal: Signal, seen: Option<(Vec<Process>, bool)>) {
@@ -85,6 +113,10 @@ impl Reach {
         let begin = clock::now();
         if begin < self.look_at {
             return self.was_anyone_left;
+        }
+        if self.kin.cgroup.as_deref().is_some_and(|cgroup| cgroup::is_populated(cgroup).unwrap_or(false)) {
+            self.was_anyone_left = true;
+            return true;
         }
         self.was_anyone_left = match procfs::processes() {
             Ok(all) => {

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, recv};
 
+use super::contain::Containment;
 use super::group::{self, Group, Happened};
 use super::guard::{Guard, Line};
 use super::key_listener::KeyListener;
@@ -52,6 +53,7 @@ impl Run {
         job: &Job,
         taken: Vec<Kept>,
         mut guard: Guard,
+        containment: &Containment,
         signals: &mut Signals,
     ) -> Result<Run, (Failure, Guard, Vec<Keeper>)> {
         let (keepers, lines): (Vec<Keeper>, Vec<Line>) =
@@ -76,16 +78,15 @@ impl Run {
         }
         signals.hear_stops();
         let terminal = Terminal::find();
-        let mark = format!("{:016x}", getrandom::u64().unwrap_or_else(|_| clock::now().as_nanos()));
-        let environment = environment(job, keepers.first().map(|keeper| &keeper.grant), &mark);
-        let kin = group::kin(mark, guard.pid());
+        let environment = environment(job, keepers.first().map(|keeper| &keeper.grant), &containment.mark);
+        let kin = group::kin(containment, guard.pid());
         if let Err(why) = guard.kin(kin.clone()) {
             return Err((Failure::internal("tell the guardian", &why), guard, keepers));
         }
         // After a loss that is only told, the command outlives even us.
         let announcement = guard.announcement(term_at, !job.rules.warn_on_lost);
         let device = terminal.as_ref().and_then(Terminal::to_lend);
-        let group = match Group::spawn(&job.program, &environment, announcement, device, kin) {
+        let group = match Group::spawn(&job.program, &environment, announcement, device, containment, kin) {
             Ok(group) => group,
             Err(failure) => {
                 if let Some(terminal) = &terminal {
@@ -97,6 +98,7 @@ impl Run {
         // It has said so by itself; this is for a successor. If there can be none now, it is tried again with the
         // next news.
         let _ = guard.group(group.leader());
+        containment.remove_leftovers();
         // Without it only the command hears Ctrl-C, which is what matters most.
         let listener = terminal.as_ref().filter(|_| has_one_thread());
         let listener = listener.and_then(|_| KeyListener::put_into(group.leader()).ok());

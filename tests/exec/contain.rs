@@ -39,8 +39,8 @@ fn assert_free_only_without(house: &House, runaway: u32, way: &str) {
     assert!(!has_life(runaway), "{way}: the lock is free and it runs");
 }
 
-/// What is asked for.
-const CONTAINED: [&[&str]; 1] = [&[]];
+/// What is asked for: by default it is a cgroup where one can be made.
+const CONTAINED: [&[&str]; 2] = [&[], &["--contain", "group"]];
 
 #[test]
 fn a_killed_dflock_takes_along_whoever_has_left_the_group() {

@@ -9,6 +9,7 @@ mod random;
 mod answers;
 mod codes;
 mod contain;
+mod contain_cgroup;
 mod guardian;
 mod kept;
 mod loss;

@@ -1,6 +1,7 @@
 //! A clean house for tests: the real binary with its own home, its own server, and nothing inherited.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part of the house")]
 
+pub mod cgroups;
 pub mod clean;
 pub mod etcd;
 pub mod gate;

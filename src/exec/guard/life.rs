@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use super::duty::{Duty, Step};
 use super::message::{Message, receive};
 use super::{HeldLock, TITLE};
+use crate::cgroup;
 use crate::clock::{self, Moment};
 use crate::exec::reach::Reach;
 use crate::sys;
@@ -46,7 +47,10 @@ pub(super) fn watch(socket: &OwnedFd) -> Vec<HeldLock> {
                 let is_anyone_left = life.end_command();
                 life.duty.attempted(now, is_anyone_left);
             }
-            Step::Release => return life.locks,
+            Step::Release => {
+                life.clear_away();
+                return life.locks;
+            }
             Step::Leave => return Vec::new(),
         }
     }
@@ -57,6 +61,8 @@ pub(super) fn watch(socket: &OwnedFd) -> Vec<HeldLock> {
 fn begin(socket: &OwnedFd) {
     let _ = SigSet::all().thread_block();
     let _ = nix::unistd::setsid();
+    // One of a command inside of another is not to end with that, before its own.
+    let _ = cgroup::leave_commands();
     let _ = std::env::set_current_dir("/");
     if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdin(&null);
@@ -113,6 +119,13 @@ impl Life {
             reach.signal(Signal::SIGKILL);
             reach.is_anyone_left()
         })
+    }
+
+    /// Nobody is left; a command that ended by itself has left to others whom it left behind.
+    fn clear_away(&self) {
+        if let Some(reach) = &self.reach {
+            reach.remove_cgroup();
+        }
     }
 
     /// Returns when to do it again.
