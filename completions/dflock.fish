@@ -68,7 +68,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand exec" -l etcd-password-fil
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -s n -l no-wait -d 'Fail at once if it is busy'
-complete -c dflock -n "__fish_dflock_using_subcommand exec" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand exec" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand exec" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -97,7 +98,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l etcd-password-
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s n -l no-wait -d 'Fail at once if it is busy'
-complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -116,7 +118,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand release" -l etcd-user -d '
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand release" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand release" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand release" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand release" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -135,7 +138,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand renew" -l etcd-user -d 'Us
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand renew" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand renew" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand renew" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -164,7 +168,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l etcd-password-
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -s n -l no-wait -d 'Fail at once if it is busy'
-complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -185,7 +190,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand wait" -l etcd-password-fil
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -s n -l no-wait -d 'Fail at once if it is busy'
-complete -c dflock -n "__fish_dflock_using_subcommand wait" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand wait" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand wait" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -221,7 +227,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s n -l no-wait -d 'Fail at once if it is busy'
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -241,7 +248,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -261,7 +269,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -291,7 +300,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s n -l no-wait -d 'Fail at once if it is busy'
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -313,7 +323,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -s n -l no-wait -d 'Fail at once if it is busy'
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -331,7 +342,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand status" -l etcd-user -d 'U
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand status" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand status" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand status" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand status" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -354,7 +366,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand stats" -l etcd-user -d 'Us
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand stats" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand stats" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand stats" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -s q -l quiet -d 'Say nothing of a lock that is busy'
@@ -410,7 +423,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand config" -l etcd-user -d 'U
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand config" -l tls -d 'Speak TLS'
+complete -c dflock -n "__fish_dflock_using_subcommand config" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
+complete -c dflock -n "__fish_dflock_using_subcommand config" -l tls -d 'Speak TLS, as the options below mean too'
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l allow-plaintext-token -d 'Send the auth token, or the password for etcd, in clear text to other machines too'
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l json -d 'Answer with one JSON object on stdout, failures too'
 complete -c dflock -n "__fish_dflock_using_subcommand config" -s q -l quiet -d 'Say nothing of a lock that is busy'

@@ -70,8 +70,8 @@ pub struct Patience {
     pub timeout: Option<String>,
 
     /// Lease: how long the server keeps the lock without hearing from us [default: the server's]
-    #[arg(short, long, value_name = "DUR", value_parser = duration::parse_lease)]
-    pub lease: Option<Duration>,
+    #[arg(short, long, value_name = "DUR")]
+    pub lease: Option<String>,
 }
 
 /// How a holder keeps a lock.
@@ -92,10 +92,11 @@ pub struct Keep {
 }
 
 impl Patience {
-    /// As the setting that it is.
+    /// As the settings that they are.
     pub fn flags(&self) -> crate::settings::Flags {
         let timeout = if self.no_wait { Some("0".to_owned()) } else { self.timeout.clone() };
-        timeout.map(|timeout| ("timeout", timeout)).into_iter().collect()
+        let timeout = timeout.map(|timeout| ("timeout", timeout));
+        timeout.into_iter().chain(self.lease.clone().map(|lease| ("lease", lease))).collect()
     }
 }
 
@@ -147,7 +148,7 @@ impl Wanted {
             site,
             key: key.clone(),
             kind,
-            lease: self.wait.lease,
+            lease: settings.lease,
             wait: settings.timeout,
             two_phase,
             owner,

@@ -68,6 +68,11 @@ pub(crate) fn ensure(site: &Site) -> Result<(), Failure> {
 
 /// Says who it is that listens on the default address and does not answer as a lock server would.
 pub(crate) fn name_stranger(settings: &Settings, mut failure: Failure) -> Failure {
+    if settings.servers_are_default && !settings.autostart && failure.kind == Kind::Unreachable {
+        let off = settings.set_by("autostart");
+        failure.hint =
+            Some(format!("no server is named, and {off} keeps dflock from starting one: set DFLOCK_SERVERS"));
+    }
     let is_strange = matches!(failure.kind, Kind::Refused | Kind::Unreachable);
     if settings.servers_are_default
         && is_strange

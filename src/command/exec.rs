@@ -22,7 +22,7 @@ use crate::exec::{self, Handing, Job, Outcome, SHORTEST_LEASE};
 use crate::holder::{self, Site, start};
 use crate::lock::{Grant, Key, Kind};
 use crate::output;
-use crate::settings::duration;
+use crate::settings::{Settings, duration};
 
 /// The keys that enclosing `dflock exec`s hold, separated by spaces.
 const HELD: &str = "DFLOCK_HELD";
@@ -64,8 +64,8 @@ pub struct Exec {
     busy_code: Option<u8>,
 
     /// How long the command may take to end when it is told to [default: 5s]
-    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
-    kill_after: Option<Duration>,
+    #[arg(long, value_name = "DUR")]
+    kill_after: Option<String>,
 
     /// What to do when the lock is lost
     #[arg(long, value_name = "WHAT", value_enum, default_value = "stop")]
@@ -126,19 +126,21 @@ impl Exec {
     }
 
     fn run_it(self) -> Result<Outcome, Failure> {
-        let settings = self.target.settings(self.wait.flags())?;
-        if let Some(lease) = self.wait.lease.filter(|lease| *lease < SHORTEST_LEASE) {
+        let mut flags = self.wait.flags();
+        flags.extend(self.kill_after.clone().map(|time| ("kill_after", time)));
+        let settings = self.target.settings(flags)?;
+        if let Some(lease) = settings.lease.filter(|lease| *lease < SHORTEST_LEASE) {
             let seconds = lease.as_secs_f64();
             return Err(Failure::usage(format!("a lease of {seconds}s leaves no time to stop a command"))
-                .hint("-l must be at least 2s"));
+                .hint(format!("{} must be at least 2s", settings.set_by("lease"))));
         }
-        let asks = self.asks(settings.timeout)?;
+        let asks = self.asks(&settings)?;
         let held = nested(&asks)?;
         let site = site_that_waits(&settings)?;
         let backend = backend_of(&site)?;
         let rules = Rules {
-            kill_after: self.kill_after.unwrap_or(Duration::from_secs(5)),
-            kill_after_given: self.kill_after.is_some(),
+            kill_after: settings.kill_after,
+            kill_after_given: settings.kill_after_given,
             warn_on_lost: self.on_lost == OnLost::Warn,
             max_runtime: self.max_runtime,
         };
@@ -173,7 +175,7 @@ impl Exec {
         outcome.map_err(|failure| autostart::name_stranger(&settings, failure))
     }
 
-    fn asks(&self, timeout: Option<Duration>) -> Result<Vec<Ask>, Failure> {
+    fn asks(&self, settings: &Settings) -> Result<Vec<Ask>, Failure> {
         let mut asks: Vec<Ask> = Vec::new();
         for (at, name) in std::iter::once(&self.key).chain(&self.also).enumerate() {
             let key = Key::from_argument(name).map_err(Failure::usage)?;
@@ -184,8 +186,8 @@ impl Exec {
                 Some(limit) if at == 0 => Kind::Semaphore { limit },
                 _ => Kind::Lock,
             };
-            let wait = timeout.map_or(Wait::Forever, Wait::For);
-            asks.push(Ask { key, kind, lease: self.wait.lease, wait });
+            let wait = settings.timeout.map_or(Wait::Forever, Wait::For);
+            asks.push(Ask { key, kind, lease: settings.lease, wait });
         }
         Ok(asks)
     }

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::error::Failure;
+use crate::output;
 use crate::settings::{Flags, Settings};
 
 #[derive(Args, Clone, Debug, Default)]
@@ -13,11 +14,15 @@ pub struct Target {
     #[arg(short, long, value_name = "LIST")]
     servers: Option<String>,
 
+    /// Start no server on this machine, as autostart = false in the settings
+    #[arg(long)]
+    require_server: bool,
+
     /// Use this shard, counted from 0, whatever the key
     #[arg(long, value_name = "N")]
     shard: Option<usize>,
 
-    /// Speak TLS
+    /// Speak TLS, as the options below mean too
     #[arg(long)]
     tls: bool,
 
@@ -90,6 +95,11 @@ impl Target {
         put("etcd_password_file", &self.etcd_password_file);
         put("connect_timeout", &self.connect_timeout);
         put("connect_retry", &self.connect_retry);
-        Settings::load(flags)
+        if self.require_server {
+            flags.push(("autostart", "false".to_owned()));
+        }
+        let settings = Settings::load(flags)?;
+        settings.remarks.iter().for_each(|remark| output::remark(remark));
+        Ok(settings)
     }
 }

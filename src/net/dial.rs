@@ -186,7 +186,7 @@ fn explain(why: &io::Error, name: &str) -> DialError {
         TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => DialError {
             kind: DialKind::Strange,
             message: "it does not speak TLS there".to_owned(),
-            hint: "leave out --tls, or use its TLS port",
+            hint: "leave out --tls, --tls-ca, --tls-cert and --tls-name, or use its TLS port",
         },
         TlsError::InvalidCertificate(why) => match why {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => untrusted(

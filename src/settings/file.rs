@@ -1,12 +1,20 @@
-//! `config.toml`: the user's, then the system's.
+//! `config.toml`: the user's, then the system's. One that is there and cannot be read is an error, for a host that
+//! passes over its settings asks another server than the others do.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use crate::error::Failure;
 
 const SYSTEM: &str = "/etc/dflock/config.toml";
+
+/// Nobody has written so many settings.
+const MAX_FILE: u64 = 1024 * 1024;
 
 /// Names and values of a file, all as text.
 pub type Values = BTreeMap<String, String>;
@@ -20,19 +28,55 @@ pub(super) fn read_all(known: &[&str]) -> Result<Vec<(PathBuf, Values)>, Failure
         .map(|home| home.join("dflock/config.toml"));
     let mut files = Vec::new();
     for path in user.into_iter().chain([PathBuf::from(SYSTEM)]) {
-        match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                let values = parse(&text, &path, known)?;
-                files.push((path, values));
-            }
-            Err(why) if matches!(why.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-            Err(why) => {
-                return Err(Failure::usage(format!("cannot read the settings in {}: {why}", path.display()))
-                    .hint("it must be readable, or not be there"));
-            }
+        if let Some(text) = read(&path)? {
+            let values = parse(&text, &path, known)?;
+            files.push((path, values));
         }
     }
     Ok(files)
+}
+
+/// `None`: there is no such file.
+fn read(path: &Path) -> Result<Option<String>, Failure> {
+    let unreadable = |path: &Path, why: &dyn std::fmt::Display| {
+        Failure::usage(format!("cannot read the settings in {}: {why}", path.display()))
+            .hint("they must be in a file that you may read, or not be there at all")
+    };
+    // Opening a FIFO would wait for whoever writes to it.
+    let opened = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(why) if matches!(why.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return match why_not_found(path) {
+                Some((place, why)) => Err(unreadable(place, &why)),
+                None => Ok(None),
+            };
+        }
+        Err(why) => return Err(unreadable(path, &why)),
+    };
+    let about = file.metadata().map_err(|why| unreadable(path, &why))?;
+    if about.is_dir() {
+        return Err(unreadable(path, &"it is a directory"));
+    }
+    if !about.is_file() {
+        return Err(unreadable(path, &"it is not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|why| unreadable(path, &why))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(unreadable(path, &format!("it is larger than {MAX_FILE} bytes")));
+    }
+    Ok(Some(text))
+}
+
+/// Somebody has put something there, or in the place of its directory, that leads nowhere.
+fn why_not_found(path: &Path) -> Option<(&Path, &'static str)> {
+    let leads_nowhere = |place: &Path| place.is_symlink() && !place.exists();
+    let dir = path.parent()?;
+    if let Some(place) = [path, dir].into_iter().find(|place| leads_nowhere(place)) {
+        return Some((place, "it is a link to what is not there"));
+    }
+    (dir.exists() && !dir.is_dir()).then_some((dir, "it is a file, and not the directory of config.toml"))
 }
 
 /// What a file says; `path` is only shown.

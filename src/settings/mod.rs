@@ -4,6 +4,9 @@ pub mod duration;
 pub mod file;
 pub mod secret;
 pub mod servers;
+mod variables;
+
+pub use variables::Environment;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,8 +14,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Failure;
+use crate::net::Address;
 use secret::Secret;
 use servers::Servers;
+use variables::Unknown;
 
 /// One setting: its name in files and `dflock config`, its variable, and what it is if nobody sets it.
 struct Known {
@@ -21,8 +26,11 @@ struct Known {
     default: &'static str,
 }
 
-const KNOWN: [Known; 16] = [
-    known("servers", "DFLOCK_SERVERS", servers::DEFAULT),
+/// The variable that names the servers.
+const SERVERS: &str = "DFLOCK_SERVERS";
+
+const KNOWN: [Known; 18] = [
+    known("servers", SERVERS, servers::DEFAULT),
     known("shard", "DFLOCK_SHARD", ""),
     known("tls", "DFLOCK_TLS", "false"),
     known("tls_ca", "DFLOCK_TLS_CA", ""),
@@ -37,6 +45,9 @@ const KNOWN: [Known; 16] = [
     known("connect_timeout", "DFLOCK_CONNECT_TIMEOUT", "5s"),
     known("connect_retry", "DFLOCK_CONNECT_RETRY", "5s"),
     known("timeout", "DFLOCK_TIMEOUT", "10s"),
+    // DFLOCK_LEASE tells a job of the lease of its own lock.
+    known("lease", "DFLOCK_DEFAULT_LEASE", ""),
+    known("kill_after", "DFLOCK_KILL_AFTER", "5s"),
     known("autostart", "DFLOCK_AUTOSTART", "true"),
 ];
 
@@ -118,7 +129,14 @@ pub struct Settings {
     connect_retry: Duration,
     /// How long to wait for a lock; `None` for ever.
     pub timeout: Option<Duration>,
+    /// `None`: the server's.
+    pub lease: Option<Duration>,
+    pub kill_after: Duration,
+    /// Somebody chose it.
+    pub kill_after_given: bool,
     pub autostart: bool,
+    /// What somebody should know of them.
+    pub remarks: Vec<String>,
     /// As they were found, for `dflock config`.
     pub found: Vec<Found>,
 }
@@ -126,11 +144,9 @@ pub struct Settings {
 impl Settings {
     pub fn load(flags: Flags) -> Result<Settings, Failure> {
         let files = file::read_all(&KNOWN.each_ref().map(|known| known.name))?;
-        Settings::from(
-            flags,
-            &|variable| std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned()),
-            files,
-        )
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+        Settings::from(flags, &environment, files)
     }
 
     /// How long a server that cannot be reached is tried again by what waits for a lock: not at all by what does
@@ -154,10 +170,10 @@ impl Settings {
         self.found.iter().find(|found| found.name == name).map(|found| &found.source)
     }
 
-    /// `variables` looks up the environment, `files` are in the order in which they count.
+    /// `files` are in the order in which they count.
     pub fn from(
         flags: Flags,
-        variables: &dyn Fn(&str) -> Option<String>,
+        environment: &Environment,
         files: Vec<(PathBuf, BTreeMap<String, String>)>,
     ) -> Result<Settings, Failure> {
         let flags: BTreeMap<_, _> = flags.into_iter().collect();
@@ -167,8 +183,8 @@ impl Settings {
                 return found(value, Source::Flag);
             }
             // An empty variable is how a script unsets one.
-            if let Some(value) = variables(known.variable).filter(|value| !value.is_empty()) {
-                return found(&value, Source::Environment(known.variable));
+            if let Some(value) = environment.get(known.variable).filter(|value| !value.is_empty()) {
+                return found(value, Source::Environment(known.variable));
             }
             let in_file = files.iter().find_map(|(path, values)| Some((path, values.get(known.name)?)));
             match in_file {
@@ -178,7 +194,7 @@ impl Settings {
         };
         let mut found: Vec<Found> = KNOWN.iter().map(find).collect();
         let mut hidden = |hidden: &Hidden| {
-            let secret = find_secret(hidden, &found, variables)?;
+            let secret = find_secret(hidden, &found, environment)?;
             if let Some((_, source)) = &secret {
                 found.push(Found { name: hidden.name, value: "(redacted)".to_owned(), source: source.clone() });
             }
@@ -190,6 +206,8 @@ impl Settings {
         let text = |name: &str| Some(get(name).value.clone()).filter(|value| !value.is_empty());
         let path = |name: &str| text(name).map(PathBuf::from);
         let list = get("servers");
+        let unknown = variables::unknown(environment, &known_variables());
+        refuse_hidden_servers(&unknown, list)?;
         let servers = Servers::parse(&list.value).map_err(|why| wrong(list, &why))?;
         let shard = text("shard").map(|value| {
             let shard = value.parse().ok().filter(|shard| *shard < servers.shards.len());
@@ -213,10 +231,13 @@ impl Settings {
             }
         };
         let timeout = get("timeout");
+        let (lease, kill_after) = (get("lease"), get("kill_after"));
+        let lease_time = text("lease").map(|text| duration::parse_lease(&text));
+        let tls = tls_of(&found, &servers, &files)?;
         Ok(Settings {
             servers_are_default: list.source == Source::Default,
             shard: shard.transpose()?,
-            tls: servers.tls || flag(get("tls"))?,
+            tls: tls.is_some(),
             servers,
             tls_ca: path("tls_ca"),
             tls_cert,
@@ -231,10 +252,107 @@ impl Settings {
             connect_retry: duration::parse(&get("connect_retry").value)
                 .map_err(|why| wrong(get("connect_retry"), &why))?,
             timeout: duration::parse_or_forever(&timeout.value).map_err(|why| wrong(timeout, &why))?,
+            lease: lease_time.transpose().map_err(|why| wrong(lease, &why))?,
+            kill_after: duration::parse(&kill_after.value).map_err(|why| wrong(kill_after, &why))?,
+            kill_after_given: kill_after.source != Source::Default,
             autostart: flag(get("autostart"))?,
-            found,
+            remarks: unknown.iter().map(Unknown::remark).collect(),
+            found: match tls {
+                Some(source) => with_tls(found, source),
+                None => found,
+            },
         })
     }
+
+    /// As the user set it: `--tls-ca`, `DFLOCK_TLS_CA`, or `tls_ca` in a file.
+    pub fn set_by(&self, name: &str) -> String {
+        self.found.iter().find(|found| found.name == name).map(set_by).unwrap_or_default()
+    }
+}
+
+fn set_by(found: &Found) -> String {
+    let name = found.name;
+    match &found.source {
+        // The one that has a flag by another name.
+        Source::Flag if name == "autostart" => "--require-server".to_owned(),
+        Source::Flag => format!("--{}", name.replace('_', "-")),
+        Source::Environment(variable) => (*variable).to_owned(),
+        Source::File(path) => format!("{name} in {}", path.display()),
+        Source::Default => name.to_owned(),
+    }
+}
+
+/// Every variable that somebody reads.
+fn known_variables() -> Vec<&'static str> {
+    let secrets = [AUTH_TOKEN.variable, ETCD_PASSWORD.variable];
+    KNOWN.iter().map(|known| known.variable).chain(secrets).collect()
+}
+
+/// A variable that was to name the servers must not mean those of somebody else, least of all this machine's.
+fn refuse_hidden_servers(unknown: &[Unknown], list: &Found) -> Result<(), Failure> {
+    if matches!(list.source, Source::Flag | Source::Environment(_)) {
+        return Ok(());
+    }
+    let Some(Unknown { name, value, .. }) = unknown.iter().find(|unknown| unknown.hides_servers()) else {
+        return Ok(());
+    };
+    Err(Failure::usage(format!("{name} does not name the servers: the variable is {SERVERS}"))
+        .hint(format!("write {SERVERS}={value}, or unset {name}")))
+}
+
+/// How near to the user something was set: what is nearer counts.
+fn distance(source: &Source, files: &[(PathBuf, BTreeMap<String, String>)]) -> usize {
+    match source {
+        Source::Flag => 0,
+        Source::Environment(_) => 1,
+        Source::File(path) => 2 + files.iter().position(|(file, _)| file == path).unwrap_or(0),
+        Source::Default => usize::MAX,
+    }
+}
+
+/// Where TLS comes from, if there is to be any. Whoever names an authority, a certificate or a name to expect means
+/// TLS; to speak in clear text then would be the opposite of what was asked for.
+fn tls_of(
+    found: &[Found],
+    servers: &Servers,
+    files: &[(PathBuf, BTreeMap<String, String>)],
+) -> Result<Option<Source>, Failure> {
+    let get = |name: &str| found.iter().find(|found| found.name == name);
+    let (Some(tls), Some(list)) = (get("tls"), get("servers")) else { return Ok(None) };
+    let distance = |found: &Found| distance(&found.source, files);
+    let details = ["tls_ca", "tls_cert", "tls_name"].into_iter().filter_map(get);
+    let detail = details.filter(|detail| !detail.value.is_empty()).min_by_key(|detail| distance(detail));
+    let asked_by = match (flag(tls)?, detail) {
+        _ if servers.tls => list,
+        (true, _) => tls,
+        (false, None) => return Ok(None),
+        (false, Some(detail)) if distance(tls) < distance(detail) => return Ok(None),
+        (false, Some(detail)) if distance(tls) == distance(detail) => {
+            return Err(Failure::usage(format!(
+                "{}: tls = false and {} contradict each other",
+                set_by(tls),
+                detail.name
+            ))
+            .hint("leave one of them out"));
+        }
+        (false, Some(detail)) => detail,
+    };
+    let is_file = |address: &&Address| matches!(address, Address::Unix(_));
+    match servers.shards.iter().flatten().find(is_file) {
+        Some(_) if distance(list) < distance(asked_by) => Ok(None),
+        Some(address) => Err(Failure::usage(format!("{address} cannot have TLS, which {} asks for", set_by(asked_by)))
+            .hint("a socket file is on this machine: leave TLS out, or name a host and port")),
+        None => Ok(Some(asked_by.source.clone())),
+    }
+}
+
+/// As `dflock config` shows it.
+fn with_tls(mut found: Vec<Found>, source: Source) -> Vec<Found> {
+    for tls in found.iter_mut().filter(|found| found.name == "tls") {
+        tls.value = "true".to_owned();
+        tls.source = source.clone();
+    }
+    found
 }
 
 /// A file that a flag or a variable names beats the variable with the secret itself; one that a settings
@@ -242,10 +360,10 @@ impl Settings {
 fn find_secret(
     hidden: &Hidden,
     found: &[Found],
-    variables: &dyn Fn(&str) -> Option<String>,
+    environment: &Environment,
 ) -> Result<Option<(Secret, Source)>, Failure> {
     let file = found.iter().find(|found| found.name == hidden.file && !found.value.is_empty());
-    let text = variables(hidden.variable).filter(|value| !value.is_empty());
+    let text = environment.get(hidden.variable).filter(|value| !value.is_empty());
     match (file, text) {
         (Some(Found { source: Source::File(_), .. }) | None, Some(text)) => {
             let secret = Secret::new(text.as_bytes(), hidden.what, hidden.variable)?;
@@ -289,12 +407,10 @@ mod tests {
 
     fn load(flags: Values<'static>, variables: Values<'_>, files: &[(&str, Values<'_>)]) -> Result<Settings, Failure> {
         let flags = flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        let variable =
-            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         let owned =
             |values: Values<'_>| values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let files = files.iter().map(|(path, values)| (PathBuf::from(path), owned(values))).collect();
-        Settings::from(flags, &variable, files)
+        Settings::from(flags, &owned(variables), files)
     }
 
     #[test]
@@ -323,6 +439,7 @@ mod tests {
             ([("DFLOCK_SHARD", "1")], "DFLOCK_SHARD=1: it must be below 1"),
             ([("DFLOCK_TIMEOUT", "soon")], "DFLOCK_TIMEOUT=soon: not a duration"),
             ([("DFLOCK_TLS_KEY", "k")], "needs both"),
+            ([("DFLOCK_SERVER", "a:1")], "the variable is DFLOCK_SERVERS"),
         ] {
             let failure = load(&[], &variables, &[]).unwrap_err();
             assert!(failure.message.contains(part), "{failure}");

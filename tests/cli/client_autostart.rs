@@ -10,6 +10,7 @@ use crate::client_fakes::{Fake, TOKEN, closed_port};
 use crate::client_house::{Desk, finish};
 use crate::house::network::{HERE, in_own_network};
 use crate::house::{Client, Server, now, signal, wait_for};
+use crate::settings_traps::PACKAGED;
 
 /// Somebody who has set nothing at all.
 fn nobody_set_anything() -> Desk {
@@ -123,6 +124,19 @@ fn is_not_started_where_it_is_not_wanted() {
         let desk = Desk::at(HERE).with("DFLOCK_AUTOSTART", "");
         desk.fails(&["acquire", "k"], 69, &["nothing listens there", HERE]);
         assert_eq!(servers(&desk), [0; 0]);
+        // Turned off, in each way there is; what the package installs is one.
+        let by_file = nobody_set_anything();
+        let file = by_file.file("config/dflock/config.toml", PACKAGED, 0o644);
+        for (desk, flags, source) in [
+            (&by_file, &[] as &[&str], file.as_str()),
+            (&nobody_set_anything(), &["--require-server"], "--require-server"),
+            (&nobody_set_anything().with("DFLOCK_AUTOSTART", "0"), &[], "DFLOCK_AUTOSTART"),
+        ] {
+            let parts = ["nothing listens there", "no server is named", source, "DFLOCK_SERVERS"];
+            desk.fails(&[&["acquire", "k"], flags].concat(), 69, &parts);
+            desk.refuses(&[&["exec", "k"], flags, &["true"]].concat(), 69, &parts);
+            assert_eq!(servers(desk), [0; 0]);
+        }
         // Looking starts nothing.
         let desk = nobody_set_anything();
         for verb in [&["stats"] as &[&str], &["status", "k"], &["holders"], &["config"], &["release", "k", "0123"]] {

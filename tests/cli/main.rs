@@ -42,6 +42,7 @@ mod serve_idle;
 mod serve_sockets;
 mod serve_stop;
 mod serve_tls;
+mod settings_traps;
 mod soak;
 mod start;
 mod usage;

@@ -36,7 +36,7 @@ fn what_is_wrong_is_said_in_a_sentence() {
         (&["sem", "acquire", "k"], "--limit is missing", "usage: dflock sem acquire --limit <N> <KEY>"),
         (&["acquire", "k", "-w"], "--timeout needs a value", &list("acquire")),
         (&["acquire", "k", "-n", "-w", "1"], "--no-wait and --timeout exclude each other", &list("acquire")),
-        (&["acquire", "k", "-l", "0"], "--lease 0: a lease must be at least 1s", &list("acquire")),
+        (&["renew", "k", "-l", "0"], "--lease 0: a lease must be at least 1s", &list("renew")),
         (&["exec", "k", "--limit", "0", "true"], "--limit 0: must be at least 1", &list("exec")),
         (&["exec", "k", "--limit", "x", "true"], "--limit x: not a whole number", &list("exec")),
         (&["exec", "k", "-E", "256", "true"], "--busy-code 256: must be between 0 and 255", &list("exec")),

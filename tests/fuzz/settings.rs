@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dflock::net::Address;
 use dflock::settings::servers::Servers;
-use dflock::settings::{Settings, duration, file};
+use dflock::settings::{Environment, Settings, duration, file};
 use dflock::wire::MAX_SECONDS;
 
 use crate::choices::Choices;
@@ -249,7 +249,7 @@ fn files_of_settings() {
         // No file named in it is read: that is tried elsewhere.
         let is_file = |name: &str| name.ends_with("_file");
         let values = values.into_iter().filter(|(name, _)| !is_file(name)).collect();
-        match Settings::from(Vec::new(), &|_| None, vec![(PathBuf::from("config.toml"), values)]) {
+        match Settings::from(Vec::new(), &Environment::new(), vec![(PathBuf::from("config.toml"), values)]) {
             Ok(settings) => {
                 assert!(!settings.servers.shards.is_empty());
                 assert!(settings.shard.is_none_or(|shard| shard < settings.servers.shards.len()));
@@ -291,11 +291,8 @@ fn values_of_settings() {
         let rest = choices.take(usize::MAX);
         let values: Vec<String> =
             rest.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into()).collect();
-        let variable = |wanted: &str| {
-            let at = known.iter().position(|(_, variable, _)| *variable == wanted)?;
-            values.get((at + known.len() - first) % known.len()).cloned()
-        };
-        match Settings::from(Vec::new(), &variable, Vec::new()) {
+        let names = known.iter().cycle().skip(first).take(known.len()).map(|(_, variable, _)| (*variable).to_owned());
+        match Settings::from(Vec::new(), &names.zip(values).collect(), Vec::new()) {
             Ok(settings) => assert!(settings.shard.is_none_or(|shard| shard < settings.servers.shards.len())),
             Err(failure) => assert!(!failure.to_string().is_empty()),
         }

@@ -19,15 +19,20 @@ fn text(yaml: &Yaml) -> String {
 fn cron() {
     let fleet = Fleet::new();
     for block in of_language("cron") {
-        let fields = words(&block.text);
+        // A line of cron is a variable, or a job.
+        let (variables, jobs): (Vec<&str>, Vec<&str>) =
+            block.text.lines().partition(|line| line.starts_with("DFLOCK_"));
+        assert!(variables[0].starts_with("DFLOCK_SERVERS=") && jobs.len() == 1, "{variables:?} {jobs:?}");
+        let fields = words(jobs[0]);
         for (field, most) in fields[..5].iter().zip([59, 23, 31, 12, 7]) {
             assert!(field == "*" || field.parse::<u32>().is_ok_and(|number| number <= most), "{field}");
         }
         assert_eq!(fields[5], "root");
-        let said = fleet.script("sh", &fields[6..].join(" "));
+        let script = format!("export {}\n{}", variables.join(" "), fields[6..].join(" "));
+        let said = fleet.script("sh", &script);
         assert_eq!((said.ok(), said.err.as_str()), ("backup.sh", ""), "{said:?}");
         // The next host comes too late, and is content.
-        let said = fleet.script("sh", &fields[6..].join(" "));
+        let said = fleet.script("sh", &script);
         assert_eq!((said.ok(), said.err.as_str()), ("", ""), "{said:?}");
     }
 }
