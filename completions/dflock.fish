@@ -79,7 +79,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s w -l timeout -
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s l -l lease -d 'Lease: how long the server keeps the lock without hearing from us [default: the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l owner -d 'Release when this process ends, or `none` [default: the calling script]' -r -f -a "none\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l max-hold -d 'Release after this long at the latest' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l signal-on-lost -d 'Send this signal to the owner when the lock is lost' -r -f -a "HUP\t''
+complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l signal-on-lost -d 'Send this signal to the owner when the lock is lost, even if the holder is killed' -r -f -a "HUP\t''
 INT\t''
 QUIT\t''
 TERM\t''
@@ -149,7 +149,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -s w -l timeout -
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -s l -l lease -d 'Lease: how long the server keeps the lock without hearing from us [default: the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l owner -d 'Release when this process ends, or `none` [default: the calling script]' -r -f -a "none\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l max-hold -d 'Release after this long at the latest' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l signal-on-lost -d 'Send this signal to the owner when the lock is lost' -r -f -a "HUP\t''
+complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l signal-on-lost -d 'Send this signal to the owner when the lock is lost, even if the holder is killed' -r -f -a "HUP\t''
 INT\t''
 QUIT\t''
 TERM\t''
@@ -208,7 +208,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s l -l lease -d 'Lease: how long the server keeps the lock without hearing from us [default: the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l owner -d 'Release when this process ends, or `none` [default: the calling script]' -r -f -a "none\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l max-hold -d 'Release after this long at the latest' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l signal-on-lost -d 'Send this signal to the owner when the lock is lost' -r -f -a "HUP\t''
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l signal-on-lost -d 'Send this signal to the owner when the lock is lost, even if the holder is killed' -r -f -a "HUP\t''
 INT\t''
 QUIT\t''
 TERM\t''
@@ -281,7 +281,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s l -l lease -d 'Lease: how long the server keeps the lock without hearing from us [default: the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l owner -d 'Release when this process ends, or `none` [default: the calling script]' -r -f -a "none\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l max-hold -d 'Release after this long at the latest' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l signal-on-lost -d 'Send this signal to the owner when the lock is lost' -r -f -a "HUP\t''
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l signal-on-lost -d 'Send this signal to the owner when the lock is lost, even if the holder is killed' -r -f -a "HUP\t''
 INT\t''
 QUIT\t''
 TERM\t''

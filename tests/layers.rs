@@ -50,6 +50,7 @@ const PURE: &[&str] = &[
     "src/lease/keeping.rs",
     "src/client/retry.rs",
     "src/exec/guard/duty.rs",
+    "src/exec/guard/vigil.rs",
     "src/exec/kin.rs",
     "src/exec/policy.rs",
 ];

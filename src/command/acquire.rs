@@ -86,7 +86,7 @@ pub struct Keep {
     #[arg(long, value_name = "DUR", value_parser = duration::parse_above_zero)]
     max_hold: Option<Duration>,
 
-    /// Send this signal to the owner when the lock is lost
+    /// Send this signal to the owner when the lock is lost, even if the holder is killed
     #[arg(long, value_name = "SIGNAL", value_parser = parse_signal)]
     signal_on_lost: Option<i32>,
 }

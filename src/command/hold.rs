@@ -2,12 +2,19 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 
+use super::guardian;
 use super::site::backend_of;
 use crate::cgroup;
+use crate::clock::Moment;
 use crate::error::Failure;
+use crate::exec::guard::{Guard, HeldLock};
+use crate::holder::witness::Witness;
 use crate::holder::{Job, Report, TITLE, run};
+use crate::lock::{Key, Space, Token};
 
 /// The longest job.
 const MAX_JOB: u64 = 256 * 1024;
@@ -43,9 +50,45 @@ fn begin() -> Result<(), Failure> {
     let mut stdin = std::io::Read::take(std::io::stdin().lock(), MAX_JOB);
     stdin.read_until(b'\n', &mut line).map_err(|why| Failure::internal("read the job", &why))?;
     let job: Job = serde_json::from_slice(&line).map_err(|why| Failure::internal("read the job", &why))?;
+    let witness = witness(&job)?;
     let backend = backend_of(&job.site)?;
     super::block_on(async {
-        run::run(job, backend).await;
+        run::run(job, backend, witness).await;
         Ok(())
     })
+}
+
+/// Forked before the first thread: it is a copy of this process.
+fn witness(job: &Job) -> Result<Option<Box<dyn Witness>>, Failure> {
+    if job.owner.is_none() || job.signal_on_lost.is_none() || !cfg!(target_os = "linux") {
+        return Ok(None);
+    }
+    let guard = Guard::start(&|locks| guardian::let_go(locks, &job.site), guardian::successor(&job.site))?;
+    Ok(Some(Box::new(Guardian { guard, key: job.key.clone(), space: job.kind.space() })))
+}
+
+/// The guardian of a holder: the lock has no command, but an owner.
+struct Guardian {
+    guard: Guard,
+    key: Key,
+    space: Space,
+}
+
+impl Witness for Guardian {
+    fn watch_for(&mut self, owner: OwnedFd, signal: i32) -> std::io::Result<()> {
+        self.guard.owner(signal, owner)
+    }
+
+    fn held(&mut self, token: &Token, connection: Option<OwnedFd>) -> std::io::Result<()> {
+        let lock = HeldLock { key: self.key.clone(), space: self.space, token: token.clone() };
+        self.guard.lock(lock, connection.map(Rc::new))
+    }
+
+    fn held_until(&mut self, moment: Moment) -> std::io::Result<()> {
+        self.guard.held_until(moment)
+    }
+
+    fn farewell(self: Box<Self>) {
+        self.guard.farewell();
+    }
 }

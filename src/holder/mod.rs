@@ -4,7 +4,8 @@
 //! lock, reports one line through its stdout, and stays. It owns the connection and renews. It ends, and the
 //! lock with it, when `release` asks for it, when its owner ends, or when `--max-hold` is over. A holder that
 //! lost its lock stays to say so until one of these. Commands find holders through the `registry` and talk
-//! to them over a Unix socket (`control`).
+//! to them over a Unix socket (`control`). Where the owner is to be told of a loss, a `witness` sees to that, so that it
+//! happens also when the holder itself is killed.
 
 mod caller;
 pub mod control;
@@ -15,6 +16,7 @@ pub mod places;
 pub mod registry;
 pub mod run;
 pub mod start;
+pub mod witness;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -122,6 +122,17 @@ impl Watch {
         }
     }
 
+    /// A descriptor that stands for the process.
+    #[cfg(target_os = "linux")]
+    pub(super) fn descriptor(&self) -> Option<std::os::fd::OwnedFd> {
+        self.process.as_ref().and_then(|process| process.get_ref().try_clone().ok())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn descriptor(&self) -> Option<std::os::fd::OwnedFd> {
+        None
+    }
+
     /// Tells the owner that its lock is lost.
     #[cfg(target_os = "linux")]
     pub fn signal(&self, signal: i32) -> io::Result<()> {

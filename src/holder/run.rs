@@ -15,6 +15,7 @@ use super::door::{Asked, accept};
 use super::lock::{Change, Lock};
 use super::owner::Watch;
 use super::registry::{Entry, Registry};
+use super::witness::Witness;
 use super::{Job, Report};
 use crate::backend::{Ask, Backend, Hold, Joined, Place, Wait};
 use crate::clock::{self, Moment};
@@ -31,6 +32,8 @@ const ANSWER_WITHIN: Duration = ORDER_WITHIN;
 
 struct Holder {
     job: Job,
+    /// Whoever tells the owner of a loss, if that is wanted.
+    witness: Option<Box<dyn Witness>>,
     backend: Arc<Backend>,
     lock: Lock,
     caller: Caller,
@@ -40,8 +43,8 @@ struct Holder {
 }
 
 /// Lives as a holder until it lets go. The report goes to stdout, which is a pipe.
-pub async fn run(job: Job, backend: Backend) {
-    let (mut holder, entry, listener, watch) = match begin(job, backend) {
+pub async fn run(job: Job, backend: Backend, witness: Option<Box<dyn Witness>>) {
+    let (mut holder, entry, listener, watch) = match begin(job, backend, witness) {
         Ok(life) => life,
         Err(failure) => return drop(tell(&Err(failure))),
     };
@@ -72,7 +75,7 @@ type LastWord = Option<(oneshot::Sender<Reply>, Reply)>;
 type Life = (Holder, Entry, UnixListener, Option<Watch>);
 
 /// Everything that can fail for want of a place or an owner comes before the lock.
-fn begin(job: Job, backend: Backend) -> Result<Life, Failure> {
+fn begin(job: Job, backend: Backend, mut witness: Option<Box<dyn Witness>>) -> Result<Life, Failure> {
     let entry = Registry::enter(&job.key, job.kind.space())?;
     let listener = entry.listen()?;
     let watch = match job.owner {
@@ -81,6 +84,11 @@ fn begin(job: Job, backend: Backend) -> Result<Life, Failure> {
             Failure::usage(format!("process {} that the lock was to be tied to has ended", owner.pid))
         })?),
     };
+    if let (Some(witness), Some(watch), Some(signal)) = (&mut witness, &watch, job.signal_on_lost)
+        && let Some(process) = watch.descriptor()
+    {
+        witness.watch_for(process, signal).map_err(|why| Failure::internal("tell the guardian", &why))?;
+    }
     let caller = Caller::new().map_err(|why| Failure::internal("listen to whoever asked", &why))?;
     let (_, server) = backend.server_of(&job.key);
     let (stop, stopped) = oneshot::channel();
@@ -88,7 +96,7 @@ fn begin(job: Job, backend: Backend) -> Result<Life, Failure> {
     let task = tokio::spawn(join(job.clone(), backend.clone(), stopped));
     let ends_at = Moment::NEVER;
     let lock = Lock::Joining { task, stop, server };
-    Ok((Holder { job, backend, lock, caller, waiting: Vec::new(), ends_at }, entry, listener, watch))
+    Ok((Holder { job, witness, backend, lock, caller, waiting: Vec::new(), ends_at }, entry, listener, watch))
 }
 
 async fn join(job: Job, backend: Arc<Backend>, stopped: oneshot::Receiver<()>) -> Result<Joined, Failure> {
@@ -145,6 +153,13 @@ async fn ended(watch: Option<&Watch>) {
     }
 }
 
+/// A witness that does not hear is replaced, or tells the owner too soon rather than too late.
+fn held_until(witness: &mut Option<Box<dyn Witness>>, moment: Moment) {
+    if let Some(witness) = witness {
+        let _ = witness.held_until(moment);
+    }
+}
+
 /// Ends a wait, and returns what was granted just then.
 async fn stop_waiting<T>(mut waiting: JoinHandle<Result<T, Failure>>, stop: oneshot::Sender<()>) -> Option<T> {
     // It may be done already.
@@ -167,9 +182,16 @@ impl Holder {
             let next = self.next_deadline();
             tokio::select! {
                 () = ended(watch.as_ref()) => break,
-                _ = terminate.recv() => break,
+                _ = terminate.recv() => {
+                    self.tell_owner(watch.as_ref());
+                    break;
+                }
                 () = timer.wait_until(next) => {
-                    if clock::now() >= self.ends_at || self.give_up_waits() {
+                    if clock::now() >= self.ends_at {
+                        self.tell_owner(watch.as_ref());
+                        break;
+                    }
+                    if self.give_up_waits() {
                         break;
                     }
                 }
@@ -240,22 +262,23 @@ impl Holder {
             Change::News => match &mut self.lock {
                 Lock::Held { keeper, held, .. } => match &*keeper.news.borrow_and_update() {
                     LeaseNews::Lost { why, .. } => Some((why.clone(), Some(held.token.clone()))),
-                    LeaseNews::Held { lease, .. } => {
+                    LeaseNews::Held { lease, dead_at, .. } => {
                         held.lease = *lease;
+                        held_until(&mut self.witness, *dead_at);
                         None
                     }
-                    LeaseNews::InDanger { .. } => None,
+                    LeaseNews::InDanger { dead_at, .. } => {
+                        held_until(&mut self.witness, *dead_at);
+                        None
+                    }
                 },
                 Lock::Joining { .. } | Lock::Waiting { .. } | Lock::Lost { .. } => None,
             },
         };
         if let Some((why, token)) = lost {
+            self.tell_owner(watch);
             self.lock = Lock::Lost { why, server, token };
             self.ends_at = self.ends_at.min(clock::now() + REMEMBER_LOSS);
-            if let (Some(watch), Some(signal)) = (watch, self.job.signal_on_lost) {
-                // The owner may have ended in this moment, which is as good.
-                let _ = watch.signal(signal);
-            }
         }
         if !matches!(self.lock, Lock::Waiting { .. }) {
             for (_, reply) in std::mem::take(&mut self.waiting) {
@@ -266,12 +289,31 @@ impl Holder {
     }
 
     fn hold(&mut self, hold: Hold) {
+        let (token, lifeline) = (hold.grant().token.clone(), hold.lifeline());
         self.lock = Lock::hold(hold);
+        if let (Some(witness), Lock::Held { keeper, .. }) = (&mut self.witness, &self.lock) {
+            // One that is gone and cannot be replaced is missed only if we are killed too.
+            let _ = witness.held(&token, lifeline);
+            if let LeaseNews::Held { dead_at, .. } | LeaseNews::InDanger { dead_at, .. } = &*keeper.news.borrow() {
+                let _ = witness.held_until(*dead_at);
+            }
+        }
         self.ends_at = self.end_of_holding();
     }
 
     fn end_of_holding(&self) -> Moment {
         self.job.max_hold.map_or(Moment::NEVER, |most| clock::now() + most)
+    }
+
+    /// The lock ends, and the owner did not ask for that. It is told once: by the witness, if there is one.
+    fn tell_owner(&mut self, watch: Option<&Watch>) {
+        let is_ours = matches!(self.lock, Lock::Held { .. } | Lock::Waiting { .. });
+        let Some(signal) = self.job.signal_on_lost.filter(|_| is_ours) else { return };
+        let is_told = self.witness.as_mut().is_some_and(|witness| witness.held_until(clock::now()).is_ok());
+        if let Some(watch) = watch.filter(|_| !is_told) {
+            // The owner may have ended in this moment, which is as good.
+            let _ = watch.signal(signal);
+        }
     }
 
     /// Those whose time is over get their answer; with the last of them the place in the queue goes.
@@ -345,6 +387,10 @@ impl Holder {
     }
 
     async fn release(&mut self) -> Reply {
+        // From here on the lock ends because we want it to.
+        if let Some(witness) = self.witness.take() {
+            witness.farewell();
+        }
         let until = clock::now() + ANSWER_WITHIN;
         let reply = self.give_up(until).await;
         // Where a queue is not left with a connection.

@@ -49,3 +49,4 @@ mod usage;
 mod verbs;
 mod watch;
 mod which;
+mod witness;

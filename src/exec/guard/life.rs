@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::duty::{Duty, Step};
 use super::message::{Message, receive};
+use super::vigil::{self, Vigil};
 use super::{HeldLock, TITLE};
 use crate::cgroup;
 use crate::clock::{self, Moment};
@@ -25,23 +26,49 @@ struct Life {
     locks: Vec<HeldLock>,
     /// Never read: as long as they are open, the locks are not free.
     connections: Vec<OwnedFd>,
+    /// Instead of a command.
+    owner: Option<Owner>,
+}
+
+/// Somebody who relies on the locks.
+struct Owner {
+    vigil: Vigil,
+    process: OwnedFd,
+    signal: i32,
 }
 
 /// Returns when the command is gone, or was never there; with the locks to let go of.
 pub(super) fn watch(socket: &OwnedFd) -> Vec<HeldLock> {
     begin(socket);
-    let mut life = Life { duty: Duty::new(), reach: None, locks: Vec::new(), connections: Vec::new() };
+    let mut life = Life { duty: Duty::new(), reach: None, locks: Vec::new(), connections: Vec::new(), owner: None };
     loop {
         // First what was said, which may move the deadline: it was true when it was said, however long ago. Then the
         // clock.
-        if !life.hear_all(socket) {
+        let is_needed = life.hear_all(socket);
+        let now = clock::now();
+        if let Some(owner) = &mut life.owner {
+            let step = owner.step(now, life.duty.is_alone());
+            if step == vigil::Step::Tell {
+                owner.tell();
+                continue;
+            }
+            if is_needed {
+                match step {
+                    vigil::Step::Release => return life.locks,
+                    vigil::Step::Wait(until) if life.duty.is_alone() => wait(Some(&owner.process), until),
+                    vigil::Step::Wait(until) => wait(Some(socket), until),
+                    vigil::Step::Tell => {}
+                }
+                continue;
+            }
+        }
+        if !is_needed {
             return Vec::new();
         }
-        let now = clock::now();
         match life.duty.step(now) {
             Step::Wait(until) => {
                 let until = if life.duty.has_command() { until.min(life.remember()) } else { until };
-                wait(socket, until, life.duty.is_alone());
+                wait((!life.duty.is_alone()).then_some(socket), until);
             }
             Step::End => {
                 let is_anyone_left = life.end_command();
@@ -106,7 +133,16 @@ impl Life {
                 self.duty.command_begins();
             }
             Message::KillAt(nanos) => self.duty.set_kill_at(Moment::from_nanos(nanos)),
-            Message::HeldUntil(nanos) => self.duty.set_held_until(Moment::from_nanos(nanos)),
+            Message::HeldUntil(nanos) => {
+                self.duty.set_held_until(Moment::from_nanos(nanos));
+                if let Some(owner) = &mut self.owner {
+                    owner.vigil.set_held_until(Moment::from_nanos(nanos));
+                }
+            }
+            Message::Owner(signal) => {
+                let process = descriptors.into_iter().next();
+                self.owner = process.map(|process| Owner { vigil: Vigil::new(), process, signal });
+            }
             Message::Ended => self.duty.command_ended(),
             Message::Farewell => {}
         }
@@ -134,17 +170,32 @@ impl Life {
     }
 }
 
-/// Until something is said, or a moment has come. A closed socket has nothing more to say, again and again.
-fn wait(socket: &OwnedFd, until: Moment, is_closed: bool) {
+impl Owner {
+    fn step(&self, now: Moment, is_alone: bool) -> vigil::Step {
+        let mut ended = [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
+        let is_gone = poll(&mut ended, PollTimeout::ZERO).is_ok_and(|count| count > 0);
+        self.vigil.step(now, is_alone, is_gone)
+    }
+
+    fn tell(&mut self) {
+        #[cfg(target_os = "linux")]
+        // It may have ended in this moment, which is as good.
+        let _ = sys::pidfd_send_signal(self.process.as_fd(), self.signal);
+        self.vigil.told();
+    }
+}
+
+/// Until somebody has something to say, or a moment has come. A closed socket has nothing more to say, again and again.
+fn wait(watched: Option<&OwnedFd>, until: Moment) {
     let left = until.since(clock::now()).min(LOOK_EVERY);
     let wait = match until {
         Moment::NEVER => PollTimeout::NONE,
         // Rounded up: a wait of nothing, again and again, would be a busy one.
         _ => PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::ZERO),
     };
-    let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-    let watched = if is_closed { &mut [][..] } else { &mut ready[..] };
-    match poll(watched, wait) {
+    let mut ready: Vec<PollFd<'_>> =
+        watched.iter().map(|watched| PollFd::new(watched.as_fd(), PollFlags::POLLIN)).collect();
+    match poll(&mut ready, wait) {
         Ok(_) | Err(Errno::EINTR) => {}
         // Without it nothing can be waited for, and nothing is missed by a pause.
         Err(_) => std::thread::sleep(Duration::from_millis(10)),

@@ -33,6 +33,9 @@ pub enum Message {
     KillAt(u64),
     /// Until when the locks are held for sure.
     HeldUntil(u64),
+    /// Instead of a command, somebody who relies on the locks, and by what signal it is told that they end. A
+    /// descriptor comes along that stands for this process.
+    Owner(i32),
     /// The command has ended by itself: whom it leaves behind is left alone.
     Ended,
     /// All is well; the guardian is not needed any more.

@@ -5,11 +5,14 @@
 //! does not free a lock while its command still runs. When our end of the socket closes without a farewell, or the
 //! moment passes without being moved, it ends the command. Only when that is gone are the locks let go.
 //!
-//! `duty` decides, `life` does it, `message` is what goes between us.
+//! A holder has one too, if its owner wants to be told when it is killed: instead of a command there is an owner then.
+//!
+//! `duty` and, for an owner, `vigil` decide, `life` does it, `message` is what goes between us.
 
 mod duty;
 mod life;
 pub mod message;
+mod vigil;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -88,6 +91,8 @@ struct Told {
     kill_at: Moment,
     held_until: Moment,
     ended: bool,
+    /// How to tell it, and what stands for it.
+    owner: Option<(i32, Line)>,
 }
 
 impl Guard {
@@ -99,7 +104,8 @@ impl Guard {
         match sys::fork().map_err(|why| cannot(&why))? {
             Fork::Parent(pid) => {
                 let (kill_at, held_until) = (Moment::NEVER, Moment::NEVER);
-                let told = Told { locks: Vec::new(), kin: None, group: None, kill_at, held_until, ended: false };
+                let told =
+                    Told { locks: Vec::new(), kin: None, group: None, kill_at, held_until, ended: false, owner: None };
                 Ok(Guard { socket: ours, pid, successor, replaced_at: None, told })
             }
             Fork::Child => {
@@ -139,10 +145,13 @@ impl Guard {
         self.socket = ours;
         message::introduce(&self.socket, &self.successor.introduction)?;
         self.pid = (self.successor.start)(theirs)?;
-        let Told { locks, kin, group, kill_at, held_until, ended } = &self.told;
+        let Told { locks, kin, group, kill_at, held_until, ended, owner } = &self.told;
         let say = |message| message::send(&self.socket, &message, None);
         for (lock, line) in locks {
             message::send(&self.socket, &Message::Lock(lock.clone()), line.as_deref())?;
+        }
+        if let Some((signal, process)) = owner {
+            message::send(&self.socket, &Message::Owner(*signal), process.as_deref())?;
         }
         if let Some(kin) = kin {
             say(Message::Kin(kin.clone()))?;
@@ -183,8 +192,8 @@ impl Guard {
         self.tell(&Message::KillAt(moment.as_nanos()), None)
     }
 
-    /// What counts if a loss is only told.
-    pub(super) fn held_until(&mut self, moment: Moment) -> io::Result<()> {
+    /// What counts if a loss is only told, by us or by it.
+    pub fn held_until(&mut self, moment: Moment) -> io::Result<()> {
         if self.told.held_until == moment {
             return Ok(());
         }
@@ -192,7 +201,14 @@ impl Guard {
         self.tell(&Message::HeldUntil(moment.as_nanos()), None)
     }
 
-    pub(super) fn lock(&mut self, lock: HeldLock, line: Line) -> io::Result<()> {
+    /// Whoever relies on the locks without a command, and how it is told that they end.
+    pub fn owner(&mut self, signal: i32, process: OwnedFd) -> io::Result<()> {
+        let process = Some(Rc::new(process));
+        self.told.owner = Some((signal, process.clone()));
+        self.tell(&Message::Owner(signal), process.as_deref())
+    }
+
+    pub fn lock(&mut self, lock: HeldLock, line: Line) -> io::Result<()> {
         self.told.locks.push((lock.clone(), line.clone()));
         self.tell(&Message::Lock(lock), line.as_deref())
     }

@@ -1,0 +1,21 @@
+//! What a holder says to a process beside it that tells the owner of the end of a lock, should the holder be killed
+//! or stopped and so not be able to.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::clock::Moment;
+use crate::lock::Token;
+
+/// The holder's end of it. While there is one, it tells the owner of every end of the lock that the owner did not
+/// ask for, so that nobody is told twice.
+pub trait Witness {
+    /// Whom to tell, by a descriptor that stands for this process alone, and by which signal.
+    fn watch_for(&mut self, owner: OwnedFd, signal: i32) -> io::Result<()>;
+    /// The lock was granted. Should the holder die, its connection stays open with the witness until the owner knows.
+    fn held(&mut self, token: &Token, connection: Option<OwnedFd>) -> io::Result<()>;
+    /// Until when the owner may rely on the lock; a moment that is over means a loss.
+    fn held_until(&mut self, moment: Moment) -> io::Result<()>;
+    /// All is well.
+    fn farewell(self: Box<Self>);
+}
