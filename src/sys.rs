@@ -201,10 +201,10 @@ pub enum Fork {
     Child,
 }
 
-/// Splits this process in two. Only while it has one thread: a second one would be missing in the child,
-/// together with whatever it was doing.
+/// Splits this process in two. If it may have a second thread, that is missing in the child, together with whatever
+/// it was doing: such a child makes system calls only.
 pub fn fork() -> io::Result<Fork> {
-    // SAFETY: called before any thread is started, so the child has all of the state it was copied with.
+    // SAFETY: as said above.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child)),
         nix::unistd::ForkResult::Child => Ok(Fork::Child),

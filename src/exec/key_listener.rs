@@ -30,7 +30,6 @@ pub(super) struct KeyListener {
 }
 
 impl KeyListener {
-    /// Only while this process has one thread.
     pub(super) fn put_into(group: Pid) -> io::Result<KeyListener> {
         let (reading, writing) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         // What is typed as soon as it is in the group must find it listening.
@@ -106,7 +105,7 @@ impl KeyListener {
     }
 }
 
-/// The life of a listener: it obeys nothing but KILL and ends with its parent.
+/// The life of a listener: it obeys nothing but KILL and ends with its parent. It makes system calls only.
 fn listen(group: Pid, writing: &OwnedFd) {
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);

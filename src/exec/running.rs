@@ -100,8 +100,7 @@ impl Run {
         let _ = guard.group(group.leader());
         containment.remove_leftovers();
         // Without it only the command hears Ctrl-C, which is what matters most.
-        let listener = terminal.as_ref().filter(|_| has_one_thread());
-        let listener = listener.and_then(|_| KeyListener::put_into(group.leader()).ok());
+        let listener = terminal.as_ref().and_then(|_| KeyListener::put_into(group.leader()).ok());
         Ok(Run {
             keepers,
             guard,
@@ -260,11 +259,6 @@ fn is_hung_up(connection: &OwnedFd) -> bool {
         Ok(length) => length == 0 || &first == b"error",
         Err(why) => why != Errno::EAGAIN,
     }
-}
-
-/// A look-up of a name may be under way on a thread, which a fork would lose halfway.
-fn has_one_thread() -> bool {
-    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) == 1
 }
 
 async fn heard(listener: Option<&KeyListener>) -> Signal {

@@ -7,7 +7,7 @@ use super::pty::{begun, code, job, wait_for_listener};
 use super::terminal::{CTRL_BACKSLASH, CTRL_C, Terminal};
 use super::trials_fleet::send;
 use crate::house::clean::{House, Running};
-use crate::house::wait_for;
+use crate::house::{Server, wait_for};
 
 /// Starts somebody who obeys nothing but KILL and writes `first` again and again, and then does `then`.
 fn leaves_behind(then: &str) -> String {
@@ -113,8 +113,13 @@ fn whoever_an_ordinary_end_leaves_behind_stays() {
 
 #[test]
 fn what_is_typed_at_a_terminal_counts_as_handed_on() {
-    for (key, name) in [(CTRL_C, "INT"), (CTRL_BACKSLASH, "QUIT")] {
-        let house = House::new();
+    let server = Server::start(&[]);
+    let by_name = server.address.replace("127.0.0.1", "localhost");
+    // Whoever looks a name up has a thread for that.
+    for (key, name, address) in
+        [(CTRL_C, "INT", &server.address), (CTRL_BACKSLASH, "QUIT", &server.address), (CTRL_C, "INT", &by_name)]
+    {
+        let house = House::at(address);
         let mut terminal = Terminal::shell(&house, "bash");
         let script = leaves_behind(&format!("trap 'exit 4' {name}; echo ready; while :; do wait; done"));
         terminal.enter(&job(&house, "--kill-after 0.3", &script));
