@@ -1,6 +1,7 @@
 //! Every byte that reaches stdout or stderr. A closed one is no reason to fail.
 
 pub mod background;
+mod escape;
 pub mod log;
 mod prometheus;
 mod screen;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
+pub use escape::escape;
 pub use prometheus::Metrics;
 pub use screen::Screen;
 pub use table::Table;
@@ -63,6 +65,11 @@ pub fn plain(text: &str) -> Result<(), Failure> {
     more(text).map(|_| ())
 }
 
+/// The same in a form where text must stand as it is for a machine: a person is shown it in another.
+pub fn exact(text: &str) -> Result<(), Failure> {
+    if is_answer_seen() { plain(&escape::escape_lines(text)) } else { plain(text) }
+}
+
 /// An answer of which nothing may be missing: here a reader that is gone is a failure.
 pub fn whole(text: &str) -> Result<(), Failure> {
     if more(text)? { Ok(()) } else { Err(Failure::new(Kind::Internal, "nobody reads the answer on stdout")) }
@@ -87,7 +94,7 @@ pub fn json(document: &impl Serialize) -> Result<(), Failure> {
 
 pub fn json_line(document: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(document).map_err(|why| Failure::internal("write JSON", &why))?;
-    Ok(format!("{text}\n"))
+    Ok(escape::escape_json(&text) + "\n")
 }
 
 /// Names and values on one line, as a log has them.
@@ -184,19 +191,6 @@ pub fn failure_json(failure: &Failure) {
     let _ = json(&document);
 }
 
-/// Makes control characters visible: text from outside must not steer a terminal.
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if letter.is_control() {
-            escaped.extend(letter.escape_default());
-        } else {
-            escaped.push(letter);
-        }
-    }
-    escaped
-}
-
 /// One word for any POSIX shell, whatever is in it.
 pub fn shell_quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
@@ -205,11 +199,6 @@ pub fn shell_quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_characters_are_shown_not_obeyed() {
-        assert_eq!(escape("a\x1b[31mb\n\u{9b}é"), "a\\u{1b}[31mb\\n\\u{9b}é");
-    }
 
     #[test]
     fn quoted_for_a_shell() {

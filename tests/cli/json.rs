@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::house::Server;
 use crate::house::clean::House;
+use crate::house::typist::Typist;
 
 /// The names of all fields, those of objects in lists and objects included: `servers[].ok`.
 fn fields(document: &Value) -> BTreeSet<String> {
@@ -188,6 +189,37 @@ fn stats_of_several_servers_are_merged() {
         let value = line.rsplit_once(' ').unwrap().1;
         assert!(line.starts_with("dflock_") && value.parse::<f64>().is_ok(), "{line}");
     }
+}
+
+/// A key may hold whatever is no white space.
+#[test]
+fn no_form_of_an_answer_steers_a_terminal() {
+    let house = House::new();
+    let key = "\u{1b}[2J\u{7}\u{7f}\u{9b}31m\u{202e}k";
+    house.dflock(&["acquire", key]).ok();
+    let steers = |letter: char| letter != '\n' && (letter.is_control() || letter == '\u{202e}');
+    for args in [
+        &["stats"] as &[&str],
+        &["status", key, "--json"],
+        &["status", key],
+        &["holders", "--json"],
+        &["holders"],
+        &["exec", "-n", key, "--json", "true"],
+        &["stats", "--format", "table"],
+    ] {
+        let said = house.dflock(args);
+        assert!(!said.out.contains(steers) && !said.err.contains(steers), "{args:?}: {said:?}");
+    }
+    assert_eq!(house.dflock(&["stats"]).json()["locks"][0]["key"], key, "and it is the same key");
+    // A machine is told the label as it is; a person sees it.
+    let metrics = ["stats", "--format", "prometheus"];
+    assert!(house.dflock(&metrics).ok().contains(&format!("key=\"{key}\"")));
+    let mut command = house.command("dflock");
+    let mut typist = Typist::start(command.args(metrics));
+    let screen = typist.wait_for("dflock_semaphore_limit");
+    assert!(screen.contains("key=\"\\u{1b}[2J\\u{7}\\u{7f}\\u{9b}31m\\u{202e}k\""), "{screen:?}");
+    assert!(!screen.replace('\r', "").contains(steers), "{screen:?}");
+    assert_eq!(typist.finish(), Some(0));
 }
 
 #[test]

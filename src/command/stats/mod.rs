@@ -100,7 +100,7 @@ impl Stats {
         match format {
             Format::Json => output::json(&document)?,
             Format::Table => output::plain(&forms::table(&document))?,
-            Format::Prometheus => output::plain(&forms::metrics(&document))?,
+            Format::Prometheus => output::exact(&forms::metrics(&document))?,
         }
         if format != Format::Json && !self.manner.quiet {
             failures.iter().for_each(output::failure);
