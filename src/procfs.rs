@@ -83,6 +83,13 @@ pub fn names(pid: i32) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((name, read("cmdline")?))
 }
 
+/// Which file a process runs, by device and inode. `None` if it is not ours to see.
+pub fn program(pid: i32) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+
+    fs::metadata(format!("/proc/{pid}/exe")).ok().map(|file| (file.dev(), file.ino()))
+}
+
 /// A variable of the environment that a process was started with. `None` if it has none, or it is not ours to see.
 pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;

@@ -17,7 +17,8 @@ use crate::procfs::{self, Identity, Process};
 /// The variable that marks the processes of a command: a word for each `dflock exec` around it.
 pub(super) const MARK: &str = "DFLOCK_RUN";
 
-/// How dflock's own services are called, which a job may have caused to be started: they serve others too.
+/// How dflock's own services are called, which a job may have caused to be started: a holder, which ends with its
+/// owner, and a server, which serves others too.
 const SERVICES: [&[u8]; 2] = [b"dflock: ", b"dflock\0serve\0--detach\0"];
 
 /// To look at all processes takes its time on a big machine: one part of so many may be spent on it.
@@ -190,7 +191,14 @@ impl Reach {
 fn is_apart(identity: Identity) -> bool {
     let Some((name, line)) = procfs::names(identity.pid) else { return false };
     let is_guardian = name == guard::TITLE.as_bytes() && line.starts_with(guard::TITLE.as_bytes());
-    is_guardian || SERVICES.iter().any(|service| line.starts_with(service))
+    (is_guardian || SERVICES.iter().any(|service| line.starts_with(service))) && runs_dflock(identity.pid)
+}
+
+/// Anybody may call itself as it likes; what it runs is no matter of its own. Of somebody else's process it cannot be
+/// seen, and that cannot be ended anyway.
+fn runs_dflock(pid: i32) -> bool {
+    let ours = procfs::program(nix::unistd::getpid().as_raw());
+    procfs::program(pid).is_none_or(|program| Some(program) == ours)
 }
 
 /// To this process and no later one with its number.

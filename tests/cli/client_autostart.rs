@@ -1,10 +1,12 @@
 //! The server of this machine that nobody has to start, nor to look after.
 
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use dflock::procfs::Process;
 
 use crate::client_fakes::{Fake, TOKEN, closed_port};
 use crate::client_house::{Desk, finish};
@@ -330,6 +332,34 @@ fn its_state_is_where_every_session_of_the_user_looks() {
         assert_eq!(desk.run(&["exec", "-n", "job", "true"]).code, Some(75));
         desk.ok(&["release", "job"]);
         end(&desk);
+    });
+}
+
+/// A command that another command runs may be the one who starts it. It is an orphan then, and comes to the `dflock exec`
+/// around; but it is nobody's leftover.
+#[test]
+fn a_server_that_a_command_had_started_is_not_ended_with_the_command() {
+    in_own_network("client_autostart::a_server_that_a_command_had_started_is_not_ended_with_the_command", || {
+        let around = Server::start(&[]);
+        let desk = nobody_set_anything();
+        for contain in ["auto", "group"] {
+            let script = "\"$0\" acquire k2 && echo begun >begun; while :; do sleep 0.01; done";
+            let args = ["exec", "-s", &around.address, "--contain", contain, "k1", "sh", "-c", script];
+            let mut outer =
+                desk.command(&[&args[..], &[env!("CARGO_BIN_EXE_dflock")]].concat()).spawn().expect("it runs");
+            wait_for("the inner one", || desk.path().join("begun").exists().then_some(()));
+            let started = server(&desk);
+            let parent = Process::of(i32::try_from(started).expect("a pid")).map(|process| process.parent);
+            assert_eq!(parent, i32::try_from(outer.id()).ok(), "it came to whoever takes in orphans");
+            signal(outer.id(), "TERM");
+            let status = wait_for("the end", || outer.try_wait().expect("it can be waited for"));
+            assert_eq!(status.code().or_else(|| status.signal().map(|signal| 128 + signal)), Some(143));
+            assert_eq!(server(&desk), started);
+            // The holder is gone with its owner, by itself.
+            assert_eq!(desk.run(&["exec", "-w", "20", "k2", "true"]).code, Some(0));
+            end(&desk);
+            std::fs::remove_file(desk.path().join("begun")).expect("it is there");
+        }
     });
 }
 

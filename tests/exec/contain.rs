@@ -10,13 +10,17 @@ use crate::house::clean::{House, Running};
 use crate::house::{now, wait_for};
 
 /// Ways out of the process group, each with a process at the end that ignores TERM and writes its number to `pid`.
-const WAYS: [(&str, &str); 5] = [
+const WAYS: [(&str, &str); 6] = [
     ("a group of its own", "timeout 600 sh -c \"$RUNAWAY\""),
     ("a session of its own", "setsid sh -c \"$RUNAWAY\" & wait"),
     ("an orphan", "(setsid sh -c \"$RUNAWAY\" &); while :; do sleep 0.01; done"),
     (
         "an orphan with another environment",
         "(setsid env -i \"$DASH\" sh -c \"$RUNAWAY\" &); while :; do sleep 0.01; done",
+    ),
+    (
+        "one that calls itself as a holder does",
+        "setsid bash -c 'exec -a \"dflock: holding k on x\" sh -c \"$RUNAWAY\"' & wait",
     ),
     ("a child of an orphan", "(setsid sh -c \"sh -c '$RUNAWAY' & wait\" &); while :; do sleep 0.01; done"),
 ];
