@@ -693,7 +693,7 @@ _dflock() {
                     return 0
                     ;;
                 --contain)
-                    COMPREPLY=($(compgen -W "auto group cgroup" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "auto group cgroup pidns" -- "${cur}"))
                     return 0
                     ;;
                 --max-runtime)

@@ -51,7 +51,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand exec" -l on-lost -d 'What 
 warn\t'Say so and let it run on'"
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l contain -d 'How to hold the command\'s processes together, so that all of them can be ended' -r -f -a "auto\t'In a cgroup where one can be made, otherwise as group'
 group\t'By who descends from the command'
-cgroup\t'In a cgroup of its own, below dflock\'s; refused where that cannot be made'"
+cgroup\t'In a cgroup of its own, below dflock\'s; refused where that cannot be made'
+pidns\t'In a PID namespace, which ends with dflock whatever happens; refused where that cannot be made'"
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l max-runtime -d 'How long the command may run; then it is stopped and the exit code is 124' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l min-hold -d 'Keep the lock at least this long, even if the command ends before: a holder has it meanwhile' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l jitter -d 'Wait a random time up to this before asking' -r -f

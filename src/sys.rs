@@ -8,8 +8,14 @@ use tokio::io::unix::AsyncFd;
 
 use crate::clock::{self, Moment};
 
+#[cfg(target_os = "linux")]
+mod namespace;
+#[cfg(not(target_os = "linux"))]
+#[path = "sys/no_namespace.rs"]
+mod namespace;
 mod start;
 
+pub use namespace::{ProcessOne, start_process_one};
 pub use start::{Birthplace, Start, try_birthplace};
 
 /// Lets a task wait for a descriptor to become readable.
@@ -229,10 +235,11 @@ pub struct Announcement {
     pub dies_with_us: bool,
 }
 
-/// In a command's process, before it begins: announces it to the guardian, has it die with us where the system can do
+/// In a command's process, before it begins: announces it to the guardian (which could not know
+/// its number in a namespace), has it die with us where the system can do
 /// that, and have the terminal if one is lent. Between our fork and our next step anything may happen to us. Makes
 /// system calls only, and allocates nothing.
-fn prepare(announcement: &Announcement, terminal: Option<RawFd>, us: i32) -> io::Result<()> {
+fn prepare(announcement: &Announcement, terminal: Option<RawFd>, us: Option<i32>) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     // SAFETY: system calls only, as a forked child may make them.
     unsafe {
@@ -240,11 +247,13 @@ fn prepare(announcement: &Announcement, terminal: Option<RawFd>, us: i32) -> io:
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         }
         // We may have died before that took effect.
-        if libc::getppid() != us {
+        if us.is_some_and(|us| libc::getppid() != us) {
             libc::_exit(libc::SIGKILL + 128);
         }
     }
-    announce(announcement);
+    if us.is_some() {
+        announce(announcement);
+    }
     if let Some(terminal) = terminal {
         // SAFETY: system calls only. Giving the terminal away from the background would stop us: so that
         // signal waits meanwhile.

@@ -110,6 +110,8 @@ enum Contain {
     Group,
     /// In a cgroup of its own, below dflock's; refused where that cannot be made
     Cgroup,
+    /// In a PID namespace, which ends with dflock whatever happens; refused where that cannot be made
+    Pidns,
 }
 
 impl Exec {
@@ -149,11 +151,14 @@ impl Exec {
             None => self.program,
         };
         let job = Job { asks, program, rules, held, min_hold: self.min_hold.unwrap_or_default() };
-        let containment = Containment::prepare(match self.contain {
+        let contain = match self.contain {
             Contain::Auto => contain::Contain::Auto,
             Contain::Group => contain::Contain::Group,
             Contain::Cgroup => contain::Contain::Cgroup,
-        })?;
+            Contain::Pidns => contain::Contain::PidNamespace,
+        };
+        // After a loss that is only told, the command outlives even us.
+        let containment = Containment::prepare(contain, !rules.warn_on_lost)?;
         // Before the first thread: it is a copy of this process.
         let guard = Guard::start(&|locks| guardian::let_go(locks, &site), guardian::successor(&site))?;
         output::background::begin();

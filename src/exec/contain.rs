@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use nix::unistd::Pid;
 
+use super::namespace::Namespace;
 use crate::cgroup::CommandCgroup;
 use crate::clock;
 use crate::error::Failure;
+use crate::procfs::Identity;
 use crate::sys::{self, Birthplace, Start};
 
 /// What the user asks for.
@@ -17,46 +19,69 @@ pub enum Contain {
     Auto,
     Group,
     Cgroup,
+    PidNamespace,
 }
 
 /// Made before the lock is asked for; with it goes all that was made, and whom the command has left behind is let out.
 pub struct Containment {
     /// What stands in the environment of each of the command's processes.
     pub(super) mark: String,
-    cgroup: Option<CommandCgroup>,
-    /// Without it the command is not to begin.
-    is_demanded: bool,
+    wall: Wall,
+}
+
+enum Wall {
+    None,
+    /// If nobody can be born there, it is done without: it could be made, but the kernel is old, or somebody filters
+    /// system calls.
+    CgroupIfPossible(CommandCgroup),
+    Cgroup(CommandCgroup),
+    Namespace(Namespace),
 }
 
 impl Containment {
-    /// Fails only if what was asked for by its name cannot be had.
-    pub fn prepare(contain: Contain) -> Result<Containment, Failure> {
+    /// Fails only if what was asked for by its name cannot be had. `dies_with_us`: as far as the system sees to that.
+    pub fn prepare(contain: Contain, dies_with_us: bool) -> Result<Containment, Failure> {
         let number = getrandom::u64().unwrap_or_else(|_| clock::now().as_nanos());
-        let cgroup = match contain {
-            Contain::Group => None,
-            Contain::Auto => CommandCgroup::make(number).ok(),
-            Contain::Cgroup => Some(make_and_try(number).map_err(|why| no_cgroup(&why))?),
+        let wall = match contain {
+            Contain::Group => Wall::None,
+            Contain::Auto => CommandCgroup::make(number).map_or(Wall::None, Wall::CgroupIfPossible),
+            Contain::Cgroup => make_and_try(number).map(Wall::Cgroup).map_err(|why| no_cgroup(&why))?,
+            Contain::PidNamespace => {
+                Namespace::make(dies_with_us).map(Wall::Namespace).map_err(|why| no_namespace(&why))?
+            }
         };
-        Ok(Containment { mark: format!("{number:016x}"), cgroup, is_demanded: contain == Contain::Cgroup })
+        Ok(Containment { mark: format!("{number:016x}"), wall })
     }
 
     pub(super) fn cgroup(&self) -> Option<PathBuf> {
-        self.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned())
+        match &self.wall {
+            Wall::CgroupIfPossible(cgroup) | Wall::Cgroup(cgroup) => Some(cgroup.path().to_owned()),
+            Wall::None | Wall::Namespace(_) => None,
+        }
+    }
+
+    pub(super) fn process_one(&self) -> Option<Identity> {
+        match &self.wall {
+            Wall::Namespace(namespace) => Some(namespace.identity()),
+            _ => None,
+        }
     }
 
     /// Starts a command in it.
     pub(super) fn start(&self, start: &Start) -> io::Result<Pid> {
-        start.run(match self.cgroup.as_ref().map(CommandCgroup::directory) {
-            None => Birthplace::Ours,
-            Some(directory) if self.is_demanded => Birthplace::Cgroup(directory),
-            // It could be made, but nobody may be born there: an old kernel, or somebody filters system calls.
-            Some(directory) => Birthplace::CgroupOrOurs(directory),
-        })
+        match &self.wall {
+            Wall::None => start.run(Birthplace::Ours),
+            Wall::CgroupIfPossible(cgroup) => start.run(Birthplace::CgroupOrOurs(cgroup.directory())),
+            Wall::Cgroup(cgroup) => start.run(Birthplace::Cgroup(cgroup.directory())),
+            Wall::Namespace(namespace) => {
+                start.run(Birthplace::Namespace(&namespace.process_one)).inspect_err(|_| namespace.end())
+            }
+        }
     }
 
     /// The command has begun, and nobody waits for us: what crashes have left behind is cleared away.
     pub(super) fn remove_leftovers(&self) {
-        if let Some(cgroup) = &self.cgroup {
+        if let Wall::CgroupIfPossible(cgroup) | Wall::Cgroup(cgroup) = &self.wall {
             cgroup.remove_leftovers();
         }
     }
@@ -64,7 +89,7 @@ impl Containment {
 
 fn make_and_try(number: u64) -> io::Result<CommandCgroup> {
     let cgroup = CommandCgroup::make(number)?;
-    sys::try_birthplace(cgroup.directory())?;
+    sys::try_birthplace(Birthplace::Cgroup(cgroup.directory()))?;
     Ok(cgroup)
 }
 
@@ -72,5 +97,12 @@ fn no_cgroup(why: &io::Error) -> Failure {
     Failure::usage(format!("--contain cgroup: no cgroup can be made for the command: {why}")).hint(
         "that takes Linux 5.7, and root or a cgroup that is yours (systemd-run --user --scope -p Delegate=yes …); \
          --contain auto goes on without",
+    )
+}
+
+fn no_namespace(why: &io::Error) -> Failure {
+    Failure::usage(format!("--contain pidns: no PID namespace with a /proc of its own can be made: {why}")).hint(
+        "that takes Linux 5.8, and root or user namespaces that your system allows (not in most containers, nor in a \
+         chroot); --contain cgroup holds nearly as much",
     )
 }

@@ -54,12 +54,14 @@ pub(super) fn kin(containment: &Containment, guardian: Pid) -> Kin {
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let us = nix::unistd::getpid().as_raw();
     let dflock = Process::ours().map_or(Identity { pid: us, started: 0 }, |process| process.identity);
-    let children = procfs::children(us).unwrap_or_default();
+    let process_one = containment.process_one();
+    let mut children = procfs::children(us).unwrap_or_default();
+    children.retain(|pid| process_one.is_none_or(|one| one.pid != *pid));
     let spared: Vec<Identity> =
         children.iter().filter_map(|pid| Process::of(*pid)).map(|process| process.identity).collect();
     let adopts = spared.iter().all(|child| child.pid == guardian.as_raw());
     let (mark, cgroup) = (containment.mark.clone(), containment.cgroup());
-    Kin { dflock, mark, spared, adopts, cgroup, leader: None }
+    Kin { dflock, mark, spared, adopts, cgroup, process_one, leader: None }
 }
 
 impl Group {

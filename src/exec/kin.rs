@@ -20,6 +20,8 @@ pub struct Kin {
     pub(super) adopts: bool,
     /// Whoever is in this cgroup is the command's.
     pub(super) cgroup: Option<PathBuf>,
+    /// Process 1 of the command's namespace: whoever descends from it is the command's.
+    pub(super) process_one: Option<Identity>,
     /// The command itself, and its group. With its number alone it could be mistaken for a later process.
     pub leader: Option<Identity>,
 }
@@ -41,15 +43,18 @@ impl Kin {
         }
         let dflock_lives = all.iter().any(|process| process.identity == self.dflock && !process.is_dead);
         let has_group = self.has_group(all);
+        let has_namespace = self.process_one.is_some_and(|one| all.iter().any(|process| process.identity == one));
         let is_root = |process: &Process| {
             let identity = process.identity;
             let is_leader = Some(identity) == self.leader;
             let is_adopted = dflock_lives && self.adopts && process.parent == self.dflock.pid;
+            let is_orphan = has_namespace && self.process_one.is_some_and(|one| process.parent == one.pid);
             let is_member = has_group && self.leader.is_some_and(|leader| process.group == leader.pid);
-            is_leader || is_member || is_adopted || known.contains(&identity)
+            is_leader || is_member || is_adopted || is_orphan || known.contains(&identity)
         };
         let mut seen: HashSet<Identity> = self.spared.iter().copied().collect();
         seen.insert(self.dflock);
+        seen.extend(self.process_one);
         let mut found = Vec::new();
         let living = all.iter().filter(|process| !process.is_dead);
         let (roots, others): (Vec<&Process>, Vec<&Process>) = living.partition(|process| is_root(process));
@@ -98,6 +103,7 @@ mod tests {
             spared: vec![id(11)],
             adopts: true,
             cgroup: None,
+            process_one: None,
             leader: Some(id(20)),
         }
     }
@@ -150,6 +156,15 @@ mod tests {
         orphaned.retain(|process| process.identity.pid != 10);
         assert_eq!(found(&kin(), &orphaned, &[], &[], &[]), [20, 21]);
         assert_eq!(found(&kin(), &orphaned, &[40], &[], &[]), [20, 21, 40, 41]);
+    }
+
+    #[test]
+    fn orphans_in_a_namespace_belong_to_its_process_1() {
+        let kin = Kin { process_one: Some(id(12)), spared: vec![id(11)], ..kin() };
+        let all = [all(), vec![process(12, 10, 12), process(40, 12, 40), process(41, 40, 40)]].concat();
+        assert_eq!(found(&kin, &all, &[], &[], &[]), [20, 21, 40, 41], "and not itself");
+        let other = Kin { process_one: Some(Identity { pid: 12, started: 999 }), adopts: false, ..kin };
+        assert_eq!(found(&other, &all, &[], &[], &[]), [20, 21], "its number is somebody else's");
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod guard;
 mod key_listener;
 mod kin;
 mod leases;
+mod namespace;
 pub mod policy;
 mod reach;
 mod running;

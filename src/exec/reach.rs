@@ -55,6 +55,9 @@ impl Reach {
     /// A signal to everybody.
     pub(super) fn signal(&mut self, signal: Signal) {
         self.signal_cgroup(signal);
+        if signal == Signal::SIGKILL {
+            self.end_namespace();
+        }
         let Some(leader) = self.kin.leader else { return self.signal_each(signal, None) };
         match procfs::processes() {
             Ok(all) => {
@@ -90,6 +93,21 @@ impl Reach {
         }
     }
 
+    /// With its process 1 the kernel ends everybody.
+    fn end_namespace(&self) {
+        if let Some(one) = self.kin.process_one {
+            signal_one(one, Signal::SIGKILL);
+        }
+    }
+
+    /// Process 1 is gone after everybody else, so that nobody can be overlooked. Asked when nobody else is seen.
+    fn is_namespace_gone(&self) -> bool {
+        let is_there = |one: &Identity| Process::of(one.pid).is_some_and(|now| now.identity == *one && !now.is_dead);
+        let Some(_) = self.kin.process_one.filter(is_there) else { return true };
+        self.end_namespace();
+        false
+    }
+
     /// There is nobody left who could be in it.
     pub(super) fn remove_cgroup(&self) {
         if let Some(cgroup) = &self.kin.cgroup {
@@ -123,7 +141,7 @@ impl Reach {
             Ok(all) => {
                 let found = self.find(&all);
                 self.known = found.iter().map(|process| process.identity).collect();
-                !found.is_empty()
+                !found.is_empty() || !self.is_namespace_gone()
             }
             // Without /proc only the group can be asked.
             Err(_) => {
@@ -158,6 +176,9 @@ impl Reach {
             let adopted = procfs::children(self.kin.dflock.pid).unwrap_or_default();
             next.extend(adopted.into_iter().filter(|pid| !spared.contains(pid)));
         }
+        let is_there = |one: &Identity| Process::of(one.pid).is_some_and(|process| process.identity == *one);
+        let process_one = self.kin.process_one.filter(is_there).map(|one| one.pid);
+        next.extend(process_one.into_iter().flat_map(|pid| procfs::children(pid).unwrap_or_default()));
         let mut seen = HashSet::new();
         let mut visited = HashSet::new();
         while let Some(pid) = next.pop() {
@@ -168,8 +189,10 @@ impl Reach {
             let identity = process.identity;
             let is_new = !self.known.contains(&identity);
             // A number that we knew may be somebody else's by now, who is a child of none of ours.
-            let is_stranger =
-                is_new && self.known.iter().any(|known| known.pid == pid) && !self.is_child(&process, &seen);
+            let is_stranger = is_new
+                && self.known.iter().any(|known| known.pid == pid)
+                && Some(process.parent) != process_one
+                && !self.is_child(&process, &seen);
             if process.is_dead || is_stranger || is_new && is_apart(identity) {
                 continue;
             }

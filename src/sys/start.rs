@@ -1,6 +1,6 @@
-//! Starts a command's process: as `std::process::Command` does, but it may be born in a cgroup.
+//! Starts a command's process: as `std::process::Command` does, but it may be born in a cgroup or a PID namespace.
 //!
-//! To move there once it lives would cost milliseconds: the kernel holds up every fork of the machine meanwhile.
+//! To move to a cgroup once it lives would cost milliseconds: the kernel holds up every fork of the machine meanwhile.
 
 use std::ffi::{CString, OsStr, OsString, c_char};
 use std::fs::File;
@@ -18,7 +18,11 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2};
 
 use super::Announcement;
+use super::namespace::{self, ProcessOne};
 use crate::clock::{self, Moment};
+
+/// How long a birthplace may take to show that it is one.
+const TRIAL_WITHIN: Duration = Duration::from_secs(5);
 
 unsafe extern "C" {
     static mut environ: *const *const c_char;
@@ -41,6 +45,8 @@ pub enum Birthplace<'a> {
     /// One that is given by its directory.
     Cgroup(&'a File),
     CgroupOrOurs(&'a File),
+    /// A PID namespace, given by its process 1.
+    Namespace(&'a ProcessOne),
 }
 
 /// Strings as `execve` wants them.
@@ -82,31 +88,14 @@ impl Start {
     /// Starts it as the leader of a group of its own. Returns when the program is executed; one that has not got so
     /// far by its last moment is ended.
     pub fn run(&self, birthplace: Birthplace<'_>) -> io::Result<Pid> {
-        let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
         let us = nix::unistd::getpid().as_raw();
-        let forked = match birthplace {
-            Birthplace::Ours => fork(),
-            Birthplace::Cgroup(directory) => fork_into(directory),
-            Birthplace::CgroupOrOurs(directory) => fork_into(directory).or_else(|_| fork()),
-        };
-        let Some(pid) = forked? else {
-            let why = self.become_it(us);
-            report(&writing, why);
-            super::leave_fork();
-        };
-        drop(writing);
-        let pid = Pid::from_raw(pid);
-        let failed = hear_of_failure(reading, self.announcement.not_after);
-        if failed.is_err() {
-            // It is not reaped yet, so that the number is still its own; most often it has ended already.
-            let _ = kill(pid, Signal::SIGKILL);
-            while waitpid(pid, None) == Err(Errno::EINTR) {}
-        }
-        failed.map(|()| pid)
+        // Process 1 of a namespace ends all of it, if we die; and nobody there can see us.
+        let parent = (!matches!(birthplace, Birthplace::Namespace(_))).then_some(us);
+        start_in(birthplace, self.announcement.not_after, || self.become_it(parent))
     }
 
     /// In the new process. Returns only if it cannot become the program.
-    fn become_it(&self, parent: i32) -> io::Error {
+    fn become_it(&self, parent: Option<i32>) -> io::Error {
         // SAFETY: system calls only, as a forked child may make them, with memory that was made ready before; the
         // environment is set in a process that has nobody else to read it.
         unsafe {
@@ -126,11 +115,55 @@ impl Start {
     }
 }
 
-/// Whether a process can be born in a cgroup: it may be made and still refuse that.
-pub fn try_birthplace(directory: &File) -> io::Result<()> {
-    let Some(pid) = fork_into(directory)? else { super::leave_fork() };
-    while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {}
+/// Whether a process can be born there: it may be made and still refuse that.
+pub fn try_birthplace(birthplace: Birthplace<'_>) -> io::Result<()> {
+    let pid = start_in(birthplace, clock::now() + TRIAL_WITHIN, || super::leave_fork())?;
+    wait_for_end_of(pid);
     Ok(())
+}
+
+/// Forks; returns when the new process has become something else, or has failed.
+fn start_in(birthplace: Birthplace<'_>, not_after: Moment, become_it: impl FnOnce() -> io::Error) -> io::Result<Pid> {
+    let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
+    let forked = match birthplace {
+        Birthplace::Ours | Birthplace::Namespace(_) => fork(),
+        Birthplace::Cgroup(directory) => fork_into(directory),
+        Birthplace::CgroupOrOurs(directory) => fork_into(directory).or_else(|_| fork()),
+    };
+    let Some(pid) = forked? else {
+        let entered = match birthplace {
+            Birthplace::Namespace(namespace) => namespace::enter(namespace, |pid| report(&writing, BORN, pid)),
+            _ => Ok(()),
+        };
+        let why = entered.err().unwrap_or_else(become_it);
+        report(&writing, FAILED, why.raw_os_error().unwrap_or(libc::EINVAL));
+        super::leave_fork();
+    };
+    drop(writing);
+    let forked = Pid::from_raw(pid);
+    let mut born = forked;
+    let heard = hear(File::from(reading), not_after, &mut born);
+    if heard.is_err() {
+        // It is not reaped yet, so that the number is still its own; most often it has ended already.
+        let _ = kill(born, Signal::SIGKILL);
+    }
+    if born != forked || matches!(birthplace, Birthplace::Namespace(_)) {
+        // It has only led the way.
+        let _ = kill(forked, Signal::SIGKILL);
+        wait_for_end_of(forked);
+    }
+    match heard {
+        Ok(()) if born == forked && matches!(birthplace, Birthplace::Namespace(_)) => Err(Errno::ESRCH.into()),
+        Ok(()) => Ok(born),
+        Err(why) => {
+            wait_for_end_of(born);
+            Err(why)
+        }
+    }
+}
+
+fn wait_for_end_of(pid: Pid) {
+    while waitpid(pid, None) == Err(Errno::EINTR) {}
 }
 
 /// `None` in the new process. That one makes system calls only: other threads of ours are missing in it.
@@ -156,7 +189,7 @@ fn fork_into(_directory: &File) -> io::Result<Option<i32>> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-fn forked(pid: libc::c_long) -> io::Result<Option<i32>> {
+pub(super) fn forked(pid: libc::c_long) -> io::Result<Option<i32>> {
     match i32::try_from(pid) {
         Ok(0) => Ok(None),
         Ok(pid @ 1..) => Ok(Some(pid)),
@@ -164,32 +197,40 @@ fn forked(pid: libc::c_long) -> io::Result<Option<i32>> {
     }
 }
 
+/// What is reported of a new process: that, and a number.
+const FAILED: i32 = 0;
+const BORN: i32 = 1;
+
 /// In the new process.
-fn report(writing: &OwnedFd, why: io::Error) {
-    let bytes = why.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes();
+fn report(writing: &OwnedFd, what: i32, number: i32) {
+    let words = [what, number];
     // SAFETY: a system call with bytes of this stack.
-    unsafe { libc::write(writing.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+    unsafe { libc::write(writing.as_raw_fd(), words.as_ptr().cast(), size_of_val(&words)) };
 }
 
-/// Nothing is heard of one that has become its program: its end of the pipe is closed then.
-fn hear_of_failure(reading: OwnedFd, not_after: Moment) -> io::Result<()> {
+/// Until its end of the pipe is closed, which is so when it has become its program.
+fn hear(mut reading: File, not_after: Moment, born: &mut Pid) -> io::Result<()> {
     loop {
         let left = not_after.since(clock::now());
         let wait = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
         let mut ready = [PollFd::new(reading.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, wait) {
-            Err(Errno::EINTR) => {}
+            Err(Errno::EINTR) => continue,
             // Somebody has stopped it, and it would begin after its lease.
-            Ok(0) if left.is_zero() => return Err(io::Error::from_raw_os_error(libc::ETIME)),
-            Ok(0) => {}
-            Ok(_) => break,
+            Ok(0) if left.is_zero() => return Err(Errno::ETIME.into()),
+            Ok(0) => continue,
+            Ok(_) => {}
             Err(why) => return Err(why.into()),
         }
-    }
-    let mut bytes = Vec::new();
-    File::from(reading).take(4).read_to_end(&mut bytes)?;
-    match <[u8; 4]>::try_from(bytes) {
-        Ok(code) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code))),
-        Err(_) => Ok(()),
+        let mut words = [0; 8];
+        if reading.read(&mut words)? < words.len() {
+            return Ok(());
+        }
+        let [what, number] =
+            [0, 4].map(|at| i32::from_ne_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]));
+        match what {
+            BORN => *born = Pid::from_raw(number),
+            _ => return Err(io::Error::from_raw_os_error(number)),
+        }
     }
 }

@@ -35,7 +35,7 @@ fn start(house: &House, way: &str, flags: &[&str]) -> (Running, u32) {
     command.arg("exec").args(flags).args(["k", "-c", way]);
     let running = Running::start(&mut command);
     let pid = house.wait_for_file("pid").trim().parse().expect("a number");
-    (running, pid)
+    (running, as_we_see_it(house, pid))
 }
 
 fn assert_free_only_without(house: &House, runaway: u32, way: &str) {
@@ -44,11 +44,40 @@ fn assert_free_only_without(house: &House, runaway: u32, way: &str) {
 }
 
 /// What is asked for: by default it is a cgroup where one can be made.
-const CONTAINED: [&[&str]; 2] = [&[], &["--contain", "group"]];
+const CONTAINED: [&[&str]; 3] = [&[], &["--contain", "group"], PIDNS];
+const PIDNS: &[&str] = &["--contain", "pidns"];
+
+/// All that can be had here.
+fn contained() -> impl Iterator<Item = &'static [&'static str]> {
+    CONTAINED.into_iter().filter(|contain| *contain != PIDNS || can_have_namespaces())
+}
+
+pub(crate) fn can_have_namespaces() -> bool {
+    let house = House::new();
+    let said = house.dflock(&["exec", "--contain", "pidns", "k", "true"]);
+    if said.code != 0 {
+        crate::house::tools::skipped(&format!("no PID namespace can be had here: {}", said.err));
+    }
+    said.code == 0
+}
+
+/// The number of a process of a house that has told its own, which in a namespace is another one.
+pub(crate) fn as_we_see_it(house: &House, pid: u32) -> u32 {
+    let home = std::fs::canonicalize(house.home.path()).expect("a home");
+    let is_it = |process: &std::path::PathBuf| {
+        let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+        numbers.split_whitespace().last() == Some(&pid.to_string())
+            && std::fs::read_link(process.join("cwd")).is_ok_and(|place| place == home)
+    };
+    let all = std::fs::read_dir("/proc").expect("processes").flatten().map(|entry| entry.path());
+    let found = all.filter(is_it).find_map(|process| process.file_name()?.to_str()?.parse().ok());
+    found.expect("it lives in its house")
+}
 
 #[test]
 fn a_killed_dflock_takes_along_whoever_has_left_the_group() {
-    for contain in CONTAINED {
+    for contain in contained() {
         for (way, script) in WAYS {
             let house = House::new();
             let (running, runaway) = start(&house, script, &[&["-l", "60"], contain].concat());
@@ -63,7 +92,7 @@ fn a_killed_dflock_takes_along_whoever_has_left_the_group() {
 #[test]
 fn a_frozen_dflock_loses_whoever_has_left_the_group() {
     let _quiet = crate::quiet();
-    for contain in CONTAINED {
+    for contain in contained() {
         for (way, script) in WAYS {
             let house = House::new();
             let (running, runaway) = start(&house, script, &[&["-l", "2"], contain].concat());
@@ -77,7 +106,7 @@ fn a_frozen_dflock_loses_whoever_has_left_the_group() {
 
 #[test]
 fn an_end_by_force_reaches_whoever_has_left_the_group() {
-    for contain in CONTAINED {
+    for contain in contained() {
         for (way, script) in WAYS {
             let house = House::new();
             let flags = [&["--max-runtime", "0.5", "--kill-after", "0.3"], contain].concat();
@@ -91,10 +120,11 @@ fn an_end_by_force_reaches_whoever_has_left_the_group() {
 /// A job may start a daemon, in whatever way.
 #[test]
 fn whom_a_command_leaves_behind_by_itself_is_left_alone_wherever_it_is() {
-    for contain in CONTAINED {
+    for contain in contained() {
         let house = House::new();
         let script = "setsid sh -c \"$RUNAWAY\" <&- >&- 2>&- & while [ ! -s pid ]; do sleep 0.01; done";
-        let (running, daemon) = start(&house, script, contain);
+        let (running, daemon) = start(&house, &format!("{script}; while [ ! -e seen ]; do sleep 0.01; done"), contain);
+        std::fs::write(house.path("seen"), "").expect("the sign is given");
         running.finish().code(0);
         observe(Duration::from_millis(300), || has_life(daemon), "the daemon lives");
         let groups = std::fs::read_to_string(format!("/proc/{daemon}/cgroup")).unwrap_or_default();
@@ -106,7 +136,7 @@ fn whom_a_command_leaves_behind_by_itself_is_left_alone_wherever_it_is() {
 /// Children that dflock was born with are not the command's: `sh -c 'helper & exec dflock exec ...'`.
 #[test]
 fn children_that_dflock_had_before_are_not_ended() {
-    for contain in CONTAINED {
+    for contain in contained() {
         let house = House::new();
         let script = format!(
             "sleep 60 <&- >&- 2>&- & echo $! > helper
@@ -123,7 +153,8 @@ fn children_that_dflock_had_before_are_not_ended() {
 /// What dflock itself starts for everybody, from inside a job, is not the job's.
 #[test]
 fn a_holder_that_a_job_started_outlives_its_end_by_force() {
-    for contain in CONTAINED {
+    // From a namespace nobody gets out.
+    for contain in contained().filter(|contain| *contain != PIDNS) {
         let house = House::new();
         let job = "dflock acquire other --owner none --max-hold 1h > token; exec sleep 60";
         let running = house.start(&[&["exec", "--max-runtime", "1"], contain, &["k", "-c", job]].concat());

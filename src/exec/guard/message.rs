@@ -47,7 +47,7 @@ impl Message {
     pub fn read(bytes: &[u8]) -> io::Result<Message> {
         match serde_json::from_slice(bytes)? {
             Message::Group(..=1) => Err(io::ErrorKind::InvalidData.into()),
-            Message::Kin(kin) if kin.leader.is_some_and(|leader| leader.pid <= 1) => {
+            Message::Kin(kin) if kin.leader.into_iter().chain(kin.process_one).any(|process| process.pid <= 1) => {
                 Err(io::ErrorKind::InvalidData.into())
             }
             message => Ok(message),
