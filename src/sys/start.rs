@@ -234,3 +234,28 @@ fn hear(mut reading: File, not_after: Moment, born: &mut Pid) -> io::Result<()> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a debugger, or whoever sends STOP in this moment, may have it.
+    #[test]
+    fn one_that_is_stopped_on_its_way_is_ended_in_time() {
+        let stop = || {
+            let _ = kill(nix::unistd::getpid(), Signal::SIGSTOP);
+            io::Error::from_raw_os_error(libc::EINTR)
+        };
+        let begin = clock::now();
+        let started = start_in(Birthplace::Ours, begin + Duration::from_millis(200), stop);
+        assert_eq!(started.unwrap_err().raw_os_error(), Some(libc::ETIME));
+        assert!(clock::now().since(begin) < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn what_keeps_it_from_its_program_is_told() {
+        let fail = || io::Error::from_raw_os_error(libc::ENOEXEC);
+        let started = start_in(Birthplace::Ours, clock::now() + Duration::from_secs(20), fail);
+        assert_eq!(started.unwrap_err().raw_os_error(), Some(libc::ENOEXEC));
+    }
+}
