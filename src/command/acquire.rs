@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::autostart;
 use super::busy::who_has_it;
 use super::export;
+use super::held;
 use super::manner::Manner;
 use super::site::{backend_of, site_that_waits};
 use super::target::Target;
@@ -138,6 +139,8 @@ impl Wanted {
         if two_phase {
             backend.check(Feature::TwoPhase)?;
         }
+        // A place in the queue is for later, and may be meant for when what we have is given back.
+        held::refuse_what_is_ours(&backend, &key, kind, !two_phase && settings.timeout != Some(Duration::ZERO))?;
         let (_, server) = backend.server_of(&key);
         autostart::ensure(&site)?;
         if let Some(owner) = owner {

@@ -1,7 +1,6 @@
 //! `dflock exec`: run a command under a lock.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,6 +9,7 @@ use super::acquire::Patience;
 use super::autostart;
 use super::busy::{in_words, who_has_it};
 use super::guardian;
+use super::held;
 use super::manner::Manner;
 use super::site::{backend_of, site_that_waits};
 use super::target::Target;
@@ -23,9 +23,6 @@ use crate::holder::{self, Site, start};
 use crate::lock::{Grant, Key, Kind};
 use crate::output;
 use crate::settings::{Settings, duration};
-
-/// The keys that enclosing `dflock exec`s hold, separated by spaces.
-const HELD: &str = "DFLOCK_HELD";
 
 /// Run a command while holding a lock
 ///
@@ -137,9 +134,12 @@ impl Exec {
                 .hint(format!("{} must be at least 2s", settings.set_by("lease"))));
         }
         let asks = self.asks(&settings)?;
-        let held = nested(&asks)?;
+        let held = held::with_outer(&asks);
         let site = site_that_waits(&settings)?;
         let backend = backend_of(&site)?;
+        for ask in &asks {
+            held::refuse_what_is_ours(&backend, &ask.key, ask.kind, ask.wait != Wait::For(Duration::ZERO))?;
+        }
         let rules = Rules {
             kill_after: settings.kill_after,
             kill_after_given: settings.kill_after_given,
@@ -259,30 +259,4 @@ impl Onlooker<'_> {
         started.thank();
         Ok(())
     }
-}
-
-/// Whether a `dflock exec` around us holds this key.
-pub fn is_held_around_us(key: &Key) -> bool {
-    let outer = std::env::var_os(HELD).unwrap_or_default();
-    keys_in(&outer).any(|held| held == key.as_bytes())
-}
-
-fn keys_in(held: &OsStr) -> impl Iterator<Item = &[u8]> {
-    held.as_bytes().split(|byte| *byte == b' ').filter(|key| !key.is_empty())
-}
-
-/// What the command is told is held. Asking for one of these again would wait for ourselves.
-fn nested(asks: &[Ask]) -> Result<OsString, Failure> {
-    let outer = std::env::var_os(HELD).unwrap_or_default();
-    let mut all: Vec<&[u8]> = keys_in(&outer).collect();
-    for ask in asks {
-        if ask.kind == Kind::Lock && all.contains(&ask.key.as_bytes()) {
-            let mut failure = Failure::usage(format!("{} is held already by the dflock exec around this one", ask.key))
-                .hint("it would wait for itself; use another key, or leave the inner dflock out");
-            failure.key = Some(ask.key.to_string());
-            return Err(failure);
-        }
-    }
-    all.extend(asks.iter().map(|ask| ask.key.as_bytes()));
-    Ok(OsStr::from_bytes(&all.join(&b' ')).to_owned())
 }

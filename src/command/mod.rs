@@ -10,6 +10,7 @@ pub mod enqueue;
 pub mod exec;
 pub mod export;
 pub mod guardian;
+mod held;
 pub mod hold;
 pub mod holders;
 pub mod man;

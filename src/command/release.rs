@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::autostart;
+use super::held::is_held_around_us;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
@@ -170,8 +171,12 @@ async fn the_one_meant(
         };
         match distance {
             Some(distance) if suits(&status) => {
-                let is_lost = matches!(status.state, State::Lost { .. });
-                suitable.push((is_lost, distance, socket));
+                let rank = match status.state {
+                    State::Held | State::InDanger { .. } => 0,
+                    State::Waiting => 1,
+                    State::Lost { .. } => 2,
+                };
+                suitable.push((rank, distance, socket));
             }
             Some(_) => {}
             None => strangers = status.owner,
@@ -191,8 +196,8 @@ async fn the_one_meant(
                 Err(failure.hint("give its token if it is meant; dflock holders lists all"))
             }
         },
-        [(lost, distance, _), (other_lost, other_distance, _), ..]
-            if lost == other_lost && distance == other_distance =>
+        [(rank, distance, _), (other_rank, other_distance, _), ..]
+            if rank == other_rank && distance == other_distance =>
         {
             let message =
                 format!("{} holders of this script have {key}, and no token says which is meant", suitable.len());
@@ -214,14 +219,36 @@ pub fn not_held(key: &Key) -> Failure {
     failure.hint("it was released or lost before, or taken by another user; dflock holders lists yours")
 }
 
+/// The lock of the `dflock exec` around us would be somebody else's while the command still runs under it.
+fn refuse_under_its_exec(key: &Key, proof: &Proof) -> Result<(), Failure> {
+    let of_the_job = variable("DFLOCK_TOKEN");
+    let is_its = |token: &Token| of_the_job.as_ref().is_some_and(|its| its.as_bytes() == token.as_str().as_bytes());
+    if !is_held_around_us(key) || !proof.token().is_some_and(is_its) {
+        return Ok(());
+    }
+    let mut failure = Failure::usage(format!("{key} is held by the dflock exec around this command"))
+        .hint("it gives the lock back when its command has ended");
+    failure.key = Some(key.to_string());
+    Err(failure)
+}
+
 impl Release {
     pub fn run(self, limit: Option<u64>) -> Result<u8, Failure> {
         let key = self.which.key()?;
         let proof = self.which.token(&key)?;
+        refuse_under_its_exec(&key, &proof)?;
         let space = if limit.is_some() { Space::Semaphores } else { Space::Locks };
         let server = super::block_on(async {
             let request = |token| Request::Release { token };
-            let asked = ask_holder(&key, space, &proof, is_held, request, Some(control::PROMPT));
+            // Of one that was enqueued the place in the queue is given up.
+            let asked = ask_holder(
+                &key,
+                space,
+                &proof,
+                |status| is_held(status) || status.two_phase,
+                request,
+                Some(control::PROMPT),
+            );
             match (asked.await?, proof.token()) {
                 (Some(Reply::Released { server }), _) => Ok(server),
                 (Some(other), _) => Err(Failure::internal("release", &format!("the holder said {other:?}"))),

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::autostart;
-use super::exec::is_held_around_us;
+use super::held::is_held_around_us;
 use super::manner::Manner;
 use super::release::{Which, ask_holder, is_held, lease_of_environment, not_held};
 use super::site::{backend_of, site_of};

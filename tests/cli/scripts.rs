@@ -206,3 +206,50 @@ fn a_trap_hears_of_a_lost_lock() {
     wait_for("the end of the holder", || house.holder_pids().is_empty().then_some(()));
     drop(script);
 }
+
+/// A shell waits for what it calls, so what it holds is not given back meanwhile.
+#[test]
+fn a_script_does_not_wait_for_itself() {
+    let house = House::new();
+    for shell in ["sh", "bash", "dash", "zsh"] {
+        if !crate::house::tools::is_there(shell) {
+            continue;
+        }
+        for (first, second, has) in [
+            ("dflock acquire k", "exec k true", "has k already"),
+            ("dflock acquire k", "acquire k -w forever", "has k already"),
+            ("eval \"$(dflock acquire k --export)\"", "exec other --also k true", "has k already"),
+            ("dflock enqueue k >/dev/null && dflock wait k", "exec -w 1h k true", "has k already"),
+        ] {
+            let script = format!("{first} >/dev/null || exit 9\ndflock {second}\necho $?; dflock release k");
+            let said = house.script(shell, &script);
+            assert_eq!(said.ok(), "125", "{shell}: {second}: {said:?}");
+            assert!(said.err.contains(has) && said.err.contains("wait for itself"), "{said:?}");
+        }
+        // Whoever does not wait is told that it is busy; what nobody holds any more is there to be had.
+        let script = "dflock acquire k >/dev/null; dflock exec -qn k true; echo $?
+            dflock release k; dflock exec k true; echo $?";
+        assert_eq!(house.script(shell, script).ok(), "75\n0");
+        // Two parts of a script that go on at once exclude each other.
+        let script =
+            "once() { dflock acquire k >/dev/null && echo $1 >>log && sleep 0.05 && echo $1 >>log; dflock release k; }
+            (once a) & (once b) & wait; rm -f sorted; sort log | tr -d '\\n'; uniq log | wc -l; rm log";
+        let said = house.script(shell, script);
+        assert_eq!(said.ok().split_whitespace().collect::<String>(), "aabb2", "{shell}: {said:?}");
+    }
+}
+
+#[test]
+fn what_was_enqueued_is_given_up_by_release() {
+    let house = House::new();
+    let mut client = crate::house::Client::connect(&house.servers);
+    let token = client.ask("l", "k", "1 60").split_whitespace().nth(1).expect("a token").to_owned();
+    let said =
+        house.script("sh", "dflock enqueue k; dflock exec -w 1h k true; echo $?; dflock release k; dflock holders");
+    let lines: Vec<&str> = said.ok().lines().collect();
+    assert_eq!(lines[..2], ["queued", "125"], "{said:?}");
+    assert!(said.err.contains("waits for k already"), "{said:?}");
+    house.wait_until_nobody_holds();
+    assert_eq!(client.stats()["locks"][0]["waiters"], 0);
+    client.ask("r", "k", &token);
+}

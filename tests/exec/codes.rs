@@ -126,8 +126,26 @@ fn asking_for_ones_own_lock_is_told_not_waited_for() {
     let house = House::new();
     let said = house.dflock(&["exec", "k", "dflock", "exec", "k", "true"]).code(125);
     assert!(said.err.contains("held already by the dflock exec around this one"), "{said:?}");
+    for verb in ["acquire", "enqueue"] {
+        let said = house.dflock(&["exec", "k", "dflock", verb, "k"]).code(125);
+        assert!(said.err.contains("held already by the dflock exec around this one"), "{said:?}");
+    }
     let said = house.dflock(&["exec", "a", "dflock", "exec", "b", "sh", "-c", "echo $DFLOCK_HELD"]);
     assert_eq!(said.ok(), "a b");
+}
+
+/// Its command would go on under a lock that is somebody else's.
+#[test]
+fn a_command_cannot_give_its_lock_back_while_it_runs() {
+    let house = House::new();
+    let inside =
+        "dflock release k; echo $?; dflock release k $DFLOCK_TOKEN; echo $?; dflock renew k >/dev/null; echo $?
+        dflock acquire other >/dev/null && dflock release other; echo $?";
+    let said = house.dflock(&["exec", "k", "-c", inside]);
+    assert_eq!(said.ok(), "125\n125\n0\n0", "{said:?}");
+    assert!(said.err.contains("k is held by the dflock exec around this command"), "{said:?}");
+    let inside = "dflock sem release k --limit 2; echo $?";
+    assert_eq!(house.dflock(&["exec", "--limit", "2", "k", "-c", inside]).ok(), "125");
 }
 
 #[test]
