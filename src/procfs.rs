@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +97,27 @@ pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let value = |entry: &[u8]| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
     environment.split(|byte| *byte == 0).find_map(value)
+}
+
+/// For how long the first thread of a process has been refused a processor that it could have used. A time in which it
+/// was stopped, or slept with the machine, is not part of that.
+pub struct Refusals {
+    /// Open, because whoever asks has little time. `None` where the system does not tell.
+    file: Option<fs::File>,
+}
+
+impl Refusals {
+    /// Of this process.
+    pub fn ours() -> Refusals {
+        Refusals { file: fs::File::open("/proc/self/schedstat").ok() }
+    }
+
+    pub fn so_far(&self) -> Option<Duration> {
+        let mut bytes = [0; 64];
+        let length = self.file.as_ref()?.read_at(&mut bytes, 0).ok()?;
+        let text = std::str::from_utf8(&bytes[..length]).ok()?;
+        text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+    }
 }
 
 #[cfg(test)]

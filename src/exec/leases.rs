@@ -6,20 +6,28 @@ use super::policy::Lease;
 use crate::clock::Moment;
 use crate::lease::keeper::{Keeper, LeaseNews};
 
-/// When the first of them ends: when a command is told, and when it must be dead.
-pub(super) fn soonest<K: Borrow<Keeper>>(keepers: &[K]) -> (Moment, Moment) {
-    let (mut term, mut dead) = (Moment::NEVER, Moment::NEVER);
+/// When a command is told to end, when it must be dead, and when somebody else may have a lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) term_at: Moment,
+    pub(super) dead_at: Moment,
+    pub(super) ends_at: Moment,
+}
+
+/// As the first of them says.
+pub(super) fn soonest<K: Borrow<Keeper>>(keepers: &[K]) -> Times {
+    let mut soonest = Times { term_at: Moment::NEVER, dead_at: Moment::NEVER, ends_at: Moment::NEVER };
     for keeper in keepers {
-        let (term_at, dead_at) = match &*keeper.borrow().news.borrow() {
-            LeaseNews::Held { term_at, dead_at, .. } | LeaseNews::InDanger { term_at, dead_at, .. } => {
-                (*term_at, *dead_at)
-            }
-            LeaseNews::Lost { dead_at, .. } => (Moment::from_nanos(0), *dead_at),
+        let (term_at, dead_at, ends_at) = match *keeper.borrow().news.borrow() {
+            LeaseNews::Held { term_at, dead_at, ends_at, .. }
+            | LeaseNews::InDanger { term_at, dead_at, ends_at, .. } => (term_at, dead_at, ends_at),
+            LeaseNews::Lost { dead_at, .. } => (Moment::from_nanos(0), dead_at, dead_at),
         };
-        term = term.min(term_at);
-        dead = dead.min(dead_at);
+        soonest.term_at = soonest.term_at.min(term_at);
+        soonest.dead_at = soonest.dead_at.min(dead_at);
+        soonest.ends_at = soonest.ends_at.min(ends_at);
     }
-    (term, dead)
+    soonest
 }
 
 /// Waits until any of the leases has news: until when they are held, and whether one was lost. Both are told,
@@ -41,7 +49,7 @@ pub(super) async fn next_news<K: BorrowMut<Keeper>>(keepers: &mut [K]) -> Vec<Le
             lost = Some(Lease::Lost { proved: *proved, why: why.clone() });
         }
     }
-    let (term_at, dead_at) = soonest(keepers);
+    let Times { term_at, dead_at, .. } = soonest(keepers);
     // Of a lock that is lost the loss itself says more than that its time is over.
     let term_at = if lost.is_some() { dead_at } else { term_at };
     [Lease::Held { term_at, dead_at }].into_iter().chain(lost).collect()

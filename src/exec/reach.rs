@@ -52,27 +52,25 @@ impl Reach {
         self.look_at = Moment::from_nanos(0);
     }
 
-    /// A signal to everybody.
+    /// A signal to everybody. The group comes first, and all of it in one moment: nobody of it can run away between two
+    /// of us, and to look for the others takes a time that may be short just now.
     pub(super) fn signal(&mut self, signal: Signal) {
+        let group = self.kin.leader.filter(|leader| is_its_group(*leader)).map(|leader| leader.pid);
+        if let Some(group) = group {
+            let _ = killpg(Pid::from_raw(group), signal);
+        }
         self.signal_cgroup(signal);
         if signal == Signal::SIGKILL {
             self.end_namespace();
         }
-        let Some(leader) = self.kin.leader else { return self.signal_each(signal, None) };
-        match procfs::processes() {
-            Ok(all) => {
-                let has_group = self.kin.has_group(&all);
-                if has_group {
-                    // All of it in one moment: nobody of it can run away between two of us.
-                    let _ = killpg(Pid::from_raw(leader.pid), signal);
-                }
-                self.signal_each(signal, Some((all, has_group)));
-            }
-            Err(_) => {
-                let _ = killpg(Pid::from_raw(leader.pid), signal);
+        self.look_at = Moment::from_nanos(0);
+        let Ok(all) = procfs::processes() else { return };
+        for process in self.find(&all) {
+            self.known.insert(process.identity);
+            if Some(process.group) != group {
+                signal_one(process.identity, signal);
             }
         }
-        self.look_at = Moment::from_nanos(0);
     }
 
     /// Ends whoever is in the command's cgroup, as one; or has them known, so that another signal reaches them too.
@@ -113,17 +111,6 @@ impl Reach {
         if let Some(cgroup) = &self.kin.cgroup {
             // If it cannot be removed now, a later run does it.
             let _ = cgroup::remove(cgroup);
-        }
-    }
-
-    fn signal_each(&mut self, signal: Signal, seen: Option<(Vec<Process>, bool)>) {
-        let Some((all, has_group)) = seen.or_else(|| Some((procfs::processes().ok()?, false))) else { return };
-        let group = self.kin.leader.filter(|_| has_group).map(|leader| leader.pid);
-        for process in self.find(&all) {
-            self.known.insert(process.identity);
-            if Some(process.group) != group {
-                signal_one(process.identity, signal);
-            }
         }
     }
 
@@ -208,6 +195,12 @@ impl Reach {
     fn is_child(&self, process: &Process, seen: &HashSet<Identity>) -> bool {
         process.parent == self.kin.dflock.pid || seen.iter().any(|identity| identity.pid == process.parent)
     }
+}
+
+/// As long as anybody of a group lives, its number is nobody else's: so a later process with that number says that the
+/// group is gone. Where nothing can be looked up, its number is all there is.
+fn is_its_group(leader: Identity) -> bool {
+    Process::of(leader.pid).is_none_or(|process| process.identity == leader)
 }
 
 /// A guardian, or a service of dflock's own.

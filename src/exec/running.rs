@@ -12,8 +12,8 @@ use super::contain::Containment;
 use super::group::{self, Group, Happened};
 use super::guard::{Guard, Line};
 use super::key_listener::KeyListener;
-use super::leases::{next_news, soonest};
-use super::policy::{Action, Event, Policy};
+use super::leases::{Times, next_news, soonest};
+use super::policy::{Action, Event, Lease, Policy};
 use super::reach::MARK;
 use super::signals::Signals;
 use super::status::{Ending, Status};
@@ -41,8 +41,6 @@ pub(super) struct Run {
     due: Moment,
     /// The group is being ended and its end is looked for.
     sweeping: bool,
-    /// A loss is only told.
-    warns: bool,
     /// A signal was handed on to the command.
     was_told: bool,
 }
@@ -63,7 +61,7 @@ impl Run {
             let message = format!("a lease of {}s leaves no time to stop a command", short.as_secs_f64());
             return Err((Failure::usage(message).hint("-l must be at least 2s"), guard, keepers));
         }
-        let (term_at, dead_at) = soonest(&keepers);
+        let Times { term_at, dead_at, ends_at } = soonest(&keepers);
         if clock::now() >= term_at {
             return Err((group::too_late(), guard, keepers));
         }
@@ -73,7 +71,7 @@ impl Run {
         }
         // Before anybody lives it knows by when they must be dead.
         let policy = Policy::new(clock::now(), term_at, dead_at, job.rules);
-        if let Err(why) = guard.held_until(dead_at).and_then(|()| guard.kill_at(policy.guard_at())) {
+        if let Err(why) = guard.held_until(ends_at).and_then(|()| guard.kill_at(policy.guard_at())) {
             return Err((Failure::internal("tell the guardian", &why), guard, keepers));
         }
         signals.hear_stops();
@@ -112,7 +110,6 @@ impl Run {
             // At once: the policy says when the first look is due.
             due: clock::now(),
             sweeping: false,
-            warns: job.rules.warn_on_lost,
             was_told: false,
         })
     }
@@ -138,10 +135,8 @@ impl Run {
             if let Some(status) = self.feed(events, say) {
                 return status;
             }
-            if self.warns {
-                // If it cannot be told, it is tried again with the next news.
-                let _ = self.guard.held_until(soonest(&self.keepers).1);
-            }
+            // If it cannot be told, it is tried again with the next news.
+            let _ = self.guard.held_until(soonest(&self.keepers).ends_at);
             while let Some(happened) = self.group.reap_one() {
                 let events = self.happened(happened, say).await;
                 if let Some(status) = self.feed(events, say) {
@@ -178,6 +173,10 @@ impl Run {
                 // whom it leaves behind.
                 let is_told = self.was_told || self.sweeping || !events.is_empty();
                 let is_last = (is_told || matches!(ending, Ending::Killed(_))) && self.group.is_gone();
+                if matches!(ending, Ending::Killed(_)) && self.guard.has_killed() {
+                    let why = "this machine does not give the guardian enough processor time".to_owned();
+                    events.push(Event::Lease(Lease::Lost { proved: false, why }));
+                }
                 events.push(Event::Ended { ending, is_last });
             }
             Happened::Stopped(signal) if self.suspends(signal) => events.push(Event::Stopped),

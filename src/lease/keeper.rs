@@ -29,6 +29,10 @@ pub trait KeptLock {
 /// The clock that leases are counted on.
 pub trait LeaseClock {
     fn now(&self) -> Moment;
+    /// For how long we have been refused a processor so far, where the system tells.
+    fn refused(&self) -> Option<Duration> {
+        None
+    }
     /// Returns at `moment` or soon after it, whatever the machine did in between.
     fn wait_until(&mut self, moment: Moment) -> impl Future<Output = ()>;
 }
@@ -141,7 +145,9 @@ async fn keep<L: KeptLock, C: LeaseClock>(
                     event
                 }
             };
-            for action in keeping.next(clock.now(), event) {
+            let now = clock.now();
+            keeping.woke(now, clock.refused());
+            for action in keeping.next(now, event) {
                 match action {
                     Action::Do(work) => next = Some(work),
                     Action::Publish(news) => drop(teller.tell.send_replace(news)),
@@ -212,6 +218,10 @@ impl KeptLock for Hold {
 impl LeaseClock for BoottimeTimer {
     fn now(&self) -> Moment {
         clock::now()
+    }
+
+    fn refused(&self) -> Option<Duration> {
+        BoottimeTimer::refused(self)
     }
 
     async fn wait_until(&mut self, moment: Moment) {

@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::lateness::Lateness;
 use super::plan::{Plan, Step};
 use crate::backend::{Renewal, Terms};
 use crate::clock::Moment;
@@ -35,15 +36,21 @@ const MOST_ORDERS: usize = 64;
 /// As for every lease: a shorter one would be over before anybody could use it.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
+/// The part of a lease after which it is looked how late we wake, and bounds of that.
+const LOOKS: u32 = 50;
+const LOOK_AFTER_LEAST: Duration = Duration::from_millis(100);
+const LOOK_AFTER_MOST: Duration = Duration::from_secs(1);
+
 const NOT_IN_TIME: &str = "it could not be renewed in time";
 
 /// The lease, as far as it can be proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseNews {
-    /// A child must be told to end at `term_at` and be dead by `dead_at`, unless better news come.
-    Held { term_at: Moment, dead_at: Moment, lease: Duration },
+    /// A child must be told to end at `term_at` and be dead by `dead_at`, unless better news come. At `ends_at` the
+    /// lock may be somebody else's.
+    Held { term_at: Moment, dead_at: Moment, ends_at: Moment, lease: Duration },
     /// Renewing fails; it is still ours until `term_at`.
-    InDanger { term_at: Moment, dead_at: Moment, why: String },
+    InDanger { term_at: Moment, dead_at: Moment, ends_at: Moment, why: String },
     /// The server gave it away, or may do so once `dead_at` is over.
     Lost { proved: bool, dead_at: Moment, why: String },
 }
@@ -120,6 +127,9 @@ pub struct Keeping<A> {
     /// Orders to renew that have not begun, the eldest first.
     waiting: VecDeque<RenewOrder<A>>,
     wake_at: Moment,
+    lateness: Lateness,
+    /// There is less time than was told, because we wake late.
+    is_shortened: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -174,14 +184,24 @@ impl<A> Keeping<A> {
             state: State::Idle,
             waiting: VecDeque::new(),
             wake_at: Moment::NEVER,
+            lateness: Lateness::default(),
+            is_shortened: false,
         };
-        keeping.wake_at = keeping.next_look();
+        keeping.wake_at = keeping.next_look(terms.asked);
         keeping
     }
 
     /// What is to be told of the lease as long as nothing else is known.
     pub fn held(&self) -> LeaseNews {
-        LeaseNews::Held { term_at: self.plan.term_at(), dead_at: self.plan.dead_at(), lease: self.plan.lease() }
+        let plan = &self.plan;
+        let (term_at, dead_at, ends_at) = (plan.term_at(), plan.dead_at(), plan.ends_at());
+        LeaseNews::Held { term_at, dead_at, ends_at, lease: plan.lease() }
+    }
+
+    fn in_danger(&self, why: String) -> LeaseNews {
+        let plan = &self.plan;
+        let (term_at, dead_at, ends_at) = (plan.term_at(), plan.dead_at(), plan.ends_at());
+        LeaseNews::InDanger { term_at, dead_at, ends_at, why }
     }
 
     /// When [`Event::Due`] is due.
@@ -189,9 +209,25 @@ impl<A> Keeping<A> {
         self.wake_at
     }
 
+    /// To be said before each event: `refused` is for how long this process has been refused a processor in all its
+    /// life, where the system tells. Who wakes late has to stop earlier: at once, and until a renewal finds it better.
+    pub fn woke(&mut self, now: Moment, refused: Option<Duration>) {
+        self.lateness.woke(now, self.wake_at, refused, self.plan.lease());
+        let before = self.plan.dead_at();
+        self.plan.set_late_margin(self.lateness.margin().max(self.plan.late_margin()));
+        self.is_shortened |= self.plan.dead_at() < before;
+    }
+
     /// What to do about `event`.
     pub fn next(&mut self, now: Moment, event: Event<A>) -> Vec<Action<A>> {
         let mut actions = Vec::new();
+        if std::mem::take(&mut self.is_shortened) {
+            match self.state {
+                State::Idle | State::Renewing { .. } => actions.push(Action::Publish(self.held())),
+                State::Restoring => actions.push(Action::Publish(self.in_danger(self.too_late(now)))),
+                State::GivingBack { .. } | State::Lost { .. } | State::Over => {}
+            }
+        }
         let was_idle = matches!(self.state, State::Idle);
         // Then the clock before anything else: this may be the waking from any pause. Only an answer comes before it,
         // for it may prove that there is more time.
@@ -217,7 +253,7 @@ impl<A> Keeping<A> {
             Event::OwnerGone => self.leave(now, None, &mut actions),
         }
         self.go_on(now, was_idle, &mut actions);
-        self.wake_at = self.next_look();
+        self.wake_at = self.next_look(now);
         actions
     }
 
@@ -239,7 +275,7 @@ impl<A> Keeping<A> {
                 self.unanswered(now, why, order, leaving, actions);
             }
             // There is no time for another attempt.
-            (State::Restoring, Renewal::Unknown(_)) => self.lose(false, NOT_IN_TIME, None, None, actions),
+            (State::Restoring, Renewal::Unknown(_)) => self.lose(false, &self.too_late(now), None, None, actions),
             (State::Renewing { order, leaving, .. }, Renewal::Gone) => {
                 self.lose(true, "the server says that its lease has ended", order, leaving, actions);
             }
@@ -254,6 +290,7 @@ impl<A> Keeping<A> {
     fn apply(&mut self, terms: Terms, actions: &mut Vec<Action<A>>) {
         self.outlives_connection = terms.outlives_connection;
         self.plan.set_unheard_limit(terms.unheard_limit);
+        self.plan.set_late_margin(self.lateness.margin());
         self.plan.renewed(terms.asked, terms.lease, terms.asked.as_nanos() / 1000);
         actions.push(Action::Publish(self.held()));
     }
@@ -281,9 +318,9 @@ impl<A> Keeping<A> {
                 self.give_back_late(now, leaving, actions);
             }
             State::Renewing { order, leaving: None, .. } if is_over => {
-                self.lose(false, NOT_IN_TIME, order, None, actions);
+                self.lose(false, &self.too_late(now), order, None, actions);
             }
-            State::Idle | State::Restoring if is_over => self.lose(false, NOT_IN_TIME, None, None, actions),
+            State::Idle | State::Restoring if is_over => self.lose(false, &self.too_late(now), None, None, actions),
             State::Renewing { order, leaving: None, until } if now >= until => {
                 self.unanswered(now, "no answer in time".to_owned(), order, None, actions);
             }
@@ -312,7 +349,7 @@ impl<A> Keeping<A> {
                 self.refuse_waiting(actions);
                 self.give_back_late(now, leaving, actions);
             }
-            None if now >= self.plan.term_at() => self.lose(false, NOT_IN_TIME, order, None, actions),
+            None if now >= self.plan.term_at() => self.lose(false, &self.too_late(now), order, None, actions),
             None if !self.outlives_connection => self.lose(true, &why, order, None, actions),
             None => {
                 // It is begun again when there is a way to the server, if it still has the time.
@@ -320,10 +357,9 @@ impl<A> Keeping<A> {
                     self.waiting.push_front(order);
                 }
                 self.expect_no_more_than(now, self.wish);
-                let (term_at, dead_at) = (self.plan.term_at(), self.plan.dead_at());
                 self.state = State::Restoring;
-                actions.push(Action::Publish(LeaseNews::InDanger { term_at, dead_at, why }));
-                actions.push(Action::Do(Work::Restore { lease: self.wish, until: term_at }));
+                actions.push(Action::Publish(self.in_danger(why)));
+                actions.push(Action::Do(Work::Restore { lease: self.wish, until: self.plan.term_at() }));
             }
         }
     }
@@ -480,16 +516,26 @@ impl<A> Keeping<A> {
         is_less
     }
 
-    fn next_look(&self) -> Moment {
+    /// Why there is no time left.
+    fn too_late(&self, now: Moment) -> String {
+        if !self.plan.is_over_for_lateness(now) {
+            return NOT_IN_TIME.to_owned();
+        }
+        let worst = self.lateness.worst().as_secs_f64();
+        format!("this machine does not give dflock enough processor time: it had to wait {worst:.1}s for some")
+    }
+
+    fn next_look(&self, now: Moment) -> Moment {
         let term_at = self.plan.term_at();
+        let look_at = now + (self.plan.lease() / LOOKS).clamp(LOOK_AFTER_LEAST, LOOK_AFTER_MOST);
         let own = match &self.state {
-            State::Idle => self.plan.renew_at().min(term_at),
+            State::Idle => self.plan.renew_at().min(term_at).min(look_at),
             State::Renewing { until, order, leaving } => {
                 let order = order.as_ref().map_or(Moment::NEVER, |order| order.answer_by);
                 let leaving = leaving.as_ref().map_or(Moment::NEVER, |leaving| leaving.begin_by);
-                term_at.min(*until).min(order).min(leaving)
+                term_at.min(*until).min(order).min(leaving).min(look_at)
             }
-            State::Restoring => term_at,
+            State::Restoring => term_at.min(look_at),
             State::GivingBack { until, .. } => *until,
             State::Lost { .. } | State::Over => Moment::NEVER,
         };

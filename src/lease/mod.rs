@@ -2,6 +2,7 @@
 
 pub mod keeper;
 pub mod keeping;
+pub mod lateness;
 pub mod plan;
 pub mod timer;
 

@@ -1,7 +1,8 @@
 //! Pure: when to renew, when a lease is in danger, when it must be held for lost.
 //!
 //! A lease of length T that was asked for at t0 is believed until t0 + T - M, with a margin M for clocks that
-//! run at different speeds. A child must be dead by then, so it is told to end a grace before.
+//! run at different speeds, and for a process that wakes late. A child must be dead by then, so it is told to end a
+//! grace before.
 
 use std::time::Duration;
 
@@ -10,10 +11,6 @@ use crate::clock::Moment;
 /// Bounds of the margin.
 const MARGIN_LEAST: Duration = Duration::from_millis(500);
 const MARGIN_MOST: Duration = Duration::from_secs(5);
-
-/// Pauses between attempts to renew that got no answer.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_MOST: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -24,7 +21,8 @@ pub struct Plan {
     unheard_limit: Option<Duration>,
     asked: Moment,
     renew_at: Moment,
-    failures: u32,
+    /// What those need who may wake late.
+    late_margin: Duration,
 }
 
 /// What to do now.
@@ -39,7 +37,7 @@ pub enum Step {
 impl Plan {
     /// `asked` is when the request left, not when the answer came: the server counted from somewhere between.
     pub fn new(asked: Moment, lease: Duration, grace: Duration, unheard_limit: Option<Duration>) -> Plan {
-        let mut plan = Plan { lease, grace, unheard_limit, asked, renew_at: asked, failures: 0 };
+        let mut plan = Plan { lease, grace, unheard_limit, asked, renew_at: asked, late_margin: Duration::ZERO };
         plan.renewed(asked, lease, 0);
         plan
     }
@@ -48,27 +46,35 @@ impl Plan {
     pub fn renewed(&mut self, asked: Moment, lease: Duration, random: u64) {
         self.asked = asked;
         self.lease = lease;
-        self.failures = 0;
         // Up to a tenth earlier, so that a fleet started together does not renew together.
         self.renew_at = asked + (self.believed() / 3).mul_f64(1.0 - (random % 1000) as f64 / 10_000.0);
+        self.renew_in_time();
+    }
+
+    /// However large the margin: the answer takes its time too.
+    fn renew_in_time(&mut self) {
+        self.renew_at = self.renew_at.min(self.asked + self.term_at().since(self.asked) * 2 / 3);
     }
 
     pub fn set_unheard_limit(&mut self, unheard_limit: Option<Duration>) {
         self.unheard_limit = unheard_limit;
         self.renew_at = self.renew_at.min(self.asked + self.believed() / 3);
+        self.renew_in_time();
+    }
+
+    pub fn set_late_margin(&mut self, late_margin: Duration) {
+        self.late_margin = late_margin;
+        self.renew_in_time();
+    }
+
+    pub fn late_margin(&self) -> Duration {
+        self.late_margin
     }
 
     /// The part of the lease that does not depend on being heard of. When it was `asked` the server heard of us
     /// for sure; that it does so later, through whatever is between, only the next answer proves.
     fn believed(&self) -> Duration {
         self.lease.min(self.unheard_limit.unwrap_or(Duration::MAX))
-    }
-
-    /// An attempt got no answer.
-    pub fn failed(&mut self, now: Moment) {
-        let pause = RETRY_FIRST.saturating_mul(1 << self.failures.min(10)).min(RETRY_MOST);
-        self.failures += 1;
-        self.renew_at = now + pause;
     }
 
     pub fn renew_at(&self) -> Moment {
@@ -79,16 +85,29 @@ impl Plan {
         self.lease
     }
 
+    /// When the server may give the lock to somebody else.
+    pub fn ends_at(&self) -> Moment {
+        self.asked + self.believed()
+    }
+
     /// When a child must be dead.
     pub fn dead_at(&self) -> Moment {
         let believed = self.believed();
-        let margin = (believed / 10).clamp(MARGIN_LEAST, MARGIN_MOST).min(believed / 2);
-        self.asked + (believed - margin)
+        let for_clocks = (believed / 10).clamp(MARGIN_LEAST, MARGIN_MOST).min(believed / 2);
+        self.asked + believed.saturating_sub(for_clocks.max(self.late_margin))
     }
 
     /// When a child is told to end.
     pub fn term_at(&self) -> Moment {
-        self.dead_at() - self.grace.min(self.believed() / 4)
+        let dead_at = self.dead_at();
+        dead_at - self.grace.min(self.believed() / 4).min(dead_at.since(self.asked) / 2)
+    }
+
+    /// Whether nothing but late waking has used up the time.
+    pub fn is_over_for_lateness(&self, now: Moment) -> bool {
+        let mut awake = self.clone();
+        awake.late_margin = Duration::ZERO;
+        now >= self.term_at() && now < awake.term_at()
     }
 
     pub fn step(&self, now: Moment) -> Step {
@@ -159,25 +178,29 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_is_tried_again_until_the_end_and_never_beyond() {
+    fn who_wakes_late_stops_earlier_and_renews_earlier() {
         let mut plan = plan(10.0, 5.0);
-        let mut now = T0;
-        let mut attempts = 0;
-        loop {
-            match plan.step(now) {
-                Step::GiveUp => break,
-                Step::RenewNow => {
-                    attempts += 1;
-                    plan.failed(now);
-                }
-                Step::RenewAt(at) => {
-                    assert!(at > now && at <= plan.term_at());
-                    now = at;
-                }
-            }
-        }
-        assert_eq!(now, plan.term_at());
-        assert!(attempts > 4, "{attempts}");
+        plan.set_late_margin(secs(0.9));
+        assert_eq!((plan.dead_at(), plan.term_at()), (T0 + secs(9.0), T0 + secs(6.5)), "there is as much already");
+        plan.set_late_margin(secs(6.0));
+        assert_eq!((plan.dead_at(), plan.term_at()), (T0 + secs(4.0), T0 + secs(2.0)));
+        assert_eq!(plan.step(T0), Step::RenewAt(T0 + secs(4.0) / 3));
+        assert_eq!(plan.ends_at(), T0 + secs(10.0));
+        // It stays as it is until it is found to be less.
+        plan.renewed(T0 + secs(5.0), secs(10.0), 0);
+        assert_eq!(plan.dead_at(), T0 + secs(9.0));
+        plan.set_late_margin(Duration::ZERO);
+        assert_eq!(plan.dead_at(), T0 + secs(14.0));
+    }
+
+    #[test]
+    fn a_machine_that_leaves_no_time_is_named_as_the_reason() {
+        let mut plan = plan(4.0, 5.0);
+        assert!(!plan.is_over_for_lateness(T0));
+        plan.set_late_margin(secs(6.0));
+        assert_eq!((plan.step(T0), plan.dead_at()), (Step::GiveUp, T0));
+        assert!(plan.is_over_for_lateness(T0));
+        assert!(!plan.is_over_for_lateness(T0 + secs(3.0)), "it is over anyway");
     }
 
     /// However renewals go, what was promised for the lease last granted holds.
@@ -195,7 +218,11 @@ mod tests {
             let mut plan = Plan::new(T0, lease, grace, unheard_limit);
             let (mut now, mut asked, mut lease) = (T0, T0, lease);
             for _ in 0..50 {
+                if random() % 8 == 0 {
+                    plan.set_late_margin(Duration::from_millis(random() % 60_000));
+                }
                 assert!(plan.term_at() <= plan.dead_at());
+                assert!(plan.ends_at().since(plan.dead_at()) >= plan.late_margin().min(plan.ends_at().since(asked)));
                 let kept = lease.min(unheard_limit.unwrap_or(lease));
                 assert!(plan.dead_at() < asked + kept, "dead before the lease ends");
                 match plan.step(now) {
@@ -211,13 +238,9 @@ mod tests {
                     Step::RenewNow => {
                         let sent = now;
                         now = now + Duration::from_millis(random() % 300);
-                        if random() % 3 == 0 {
-                            plan.failed(now);
-                        } else {
-                            lease = Duration::from_millis(600 + random() % 100_000);
-                            asked = sent;
-                            plan.renewed(sent, lease, random());
-                        }
+                        lease = Duration::from_millis(600 + random() % 100_000);
+                        asked = sent;
+                        plan.renewed(sent, lease, random());
                     }
                 }
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::{self, Moment};
+use crate::procfs::Refusals;
 
 /// Without a timer on that clock it is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -11,6 +12,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub struct BoottimeTimer {
     #[cfg(target_os = "linux")]
     timer: Option<(nix::sys::timerfd::TimerFd, tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>)>,
+    refusals: Refusals,
 }
 
 impl BoottimeTimer {
@@ -27,12 +29,17 @@ impl BoottimeTimer {
             std::io::Result::Ok((timer, ringing))
         };
         // Without it the clock is looked at now and then.
-        BoottimeTimer { timer: make().ok() }
+        BoottimeTimer { timer: make().ok(), refusals: Refusals::ours() }
     }
 
     #[cfg(not(target_os = "linux"))]
     pub fn new() -> BoottimeTimer {
-        BoottimeTimer {}
+        BoottimeTimer { refusals: Refusals::ours() }
+    }
+
+    /// For how long this process has been refused a processor, where the system tells.
+    pub fn refused(&self) -> Option<Duration> {
+        self.refusals.so_far()
     }
 
     /// Returns at `moment` or soon after it, whatever the machine did in between.

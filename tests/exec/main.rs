@@ -19,6 +19,7 @@ mod min_hold;
 mod pty;
 mod pty_jobs;
 mod rules;
+mod starved;
 mod stuck;
 mod suid;
 mod swept;

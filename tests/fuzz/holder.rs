@@ -142,6 +142,11 @@ fn check_guardian(input: &[u8]) {
             assert!(dflock::lock::Key::new(lock.key.as_bytes()).is_ok());
             assert!(dflock::lock::Token::new(lock.token.as_str()).is_ok());
         }
-        Message::KillAt(_) | Message::HeldUntil(_) | Message::Owner(_) | Message::Ended | Message::Farewell => {}
+        Message::KillAt(_)
+        | Message::HeldUntil(_)
+        | Message::Owner(_)
+        | Message::Killed
+        | Message::Ended
+        | Message::Farewell => {}
     }
 }

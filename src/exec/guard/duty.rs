@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::lease::lateness::Lateness;
 
 /// Pauses between two attempts to end somebody who did not end at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -12,6 +13,12 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// that could be kept from others.
 const PERSISTENCE: Duration = Duration::from_secs(60);
 
+/// Who wakes later than this has no time for anything but the end.
+const AWAKE: Duration = Duration::from_millis(50);
+
+/// How late we woke is remembered for as long as a lease lasts, and at least for so long.
+const REMEMBER_LEAST: Duration = Duration::from_secs(10);
+
 #[derive(Debug)]
 pub(super) struct Duty {
     /// There is somebody to end if need be.
@@ -20,6 +27,8 @@ pub(super) struct Duty {
     kill_at: Moment,
     /// Until when the locks are held for sure.
     held_until: Moment,
+    lateness: Lateness,
+    remember_for: Duration,
     /// Dflock is gone without a word.
     is_alone: bool,
     /// They were ended, and nobody was left.
@@ -47,6 +56,8 @@ impl Duty {
             has_command: false,
             kill_at: Moment::NEVER,
             held_until: Moment::NEVER,
+            lateness: Lateness::default(),
+            remember_for: REMEMBER_LEAST,
             is_alone: false,
             is_done: false,
             next_attempt: Moment::from_nanos(0),
@@ -69,8 +80,32 @@ impl Duty {
         self.begin_anew();
     }
 
-    pub(super) fn set_held_until(&mut self, moment: Moment) {
+    pub(super) fn set_held_until(&mut self, now: Moment, moment: Moment) {
         self.held_until = moment;
+        self.remember_for = moment.since(now).max(REMEMBER_LEAST);
+    }
+
+    /// Awake `now`, though it should have been at `due`: see [`Lateness::woke`].
+    pub(super) fn woke(&mut self, now: Moment, due: Moment, refused: Option<Duration>) {
+        self.lateness.woke(now, due, refused, self.remember_for);
+    }
+
+    /// Whether we woke as soon as we wanted, of late.
+    pub(super) fn is_awake(&self) -> bool {
+        self.lateness.worst() < AWAKE
+    }
+
+    /// When the command is ended. Who may wake late cannot wait for the moment that he was told.
+    fn end_at(&self) -> Moment {
+        match self.kill_at {
+            Moment::NEVER => Moment::NEVER,
+            told => told.min(self.held_until - self.lateness.margin()),
+        }
+    }
+
+    /// Whether dflock would not expect that the command is ended now.
+    pub(super) fn is_early(&self, now: Moment) -> bool {
+        !self.is_alone && now < self.kill_at
     }
 
     /// Nothing more will be told.
@@ -99,7 +134,7 @@ impl Duty {
             // What dflock does when it wakes, it does itself.
             return Step::Wait(Moment::NEVER);
         }
-        let at = self.kill_at.max(self.next_attempt);
+        let at = self.end_at().max(self.next_attempt);
         if now >= at { Step::End } else { Step::Wait(at) }
     }
 
@@ -133,19 +168,50 @@ mod tests {
         Moment::from_nanos(1_000_000_000_000) + Duration::from_secs_f64(seconds)
     }
 
+    fn secs(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
     /// A command that must be dead at second nine.
     fn duty() -> Duty {
         let mut duty = Duty::new();
         duty.command_begins();
         duty.set_kill_at(at(9.0));
-        duty.set_held_until(at(9.0));
+        duty.set_held_until(at(0.0), at(9.0));
         duty
+    }
+
+    #[test]
+    fn who_wakes_late_ends_the_command_so_much_sooner() {
+        let mut duty = duty();
+        duty.set_held_until(at(0.0), at(10.0));
+        duty.woke(at(1.0), at(1.0), Some(secs(0.0)));
+        duty.woke(at(1.4), at(1.1), Some(secs(0.3)));
+        assert_eq!(duty.step(at(1.4)), Step::Wait(at(9.0)), "the margin is large enough");
+        duty.woke(at(2.9), at(1.9), Some(secs(1.3)));
+        assert_eq!(duty.step(at(2.9)), Step::Wait(at(7.0)));
+        assert_eq!(duty.step(at(7.0)), Step::End);
+        assert!(duty.is_early(at(7.0)) && !duty.is_early(at(9.0)));
+        // Renewed, so that there is time again.
+        duty.set_held_until(at(7.0), at(17.0));
+        duty.set_kill_at(at(16.0));
+        assert_eq!(duty.step(at(7.0)), Step::Wait(at(14.0)));
+        // It is forgotten in time.
+        duty.woke(at(15.0), at(15.0), Some(secs(1.3)));
+        assert_eq!(duty.step(at(15.0)), Step::Wait(at(16.0)));
+        // There is no time at all.
+        duty.woke(at(15.5), at(11.0), Some(secs(5.8)));
+        assert_eq!(duty.step(at(15.5)), Step::End);
+        // What is only told kills nobody, however late.
+        duty.set_kill_at(Moment::NEVER);
+        assert_eq!(duty.step(at(15.5)), Step::Wait(Moment::NEVER));
     }
 
     #[test]
     fn a_frozen_dflock_loses_its_command_at_the_deadline_and_not_before() {
         let mut duty = duty();
         assert_eq!(duty.step(at(8.9)), Step::Wait(at(9.0)));
+        duty.set_held_until(at(8.9), at(12.0));
         duty.set_kill_at(at(12.0));
         assert_eq!(duty.step(at(9.0)), Step::Wait(at(12.0)), "the lease was renewed");
         assert_eq!(duty.step(at(12.0)), Step::End);

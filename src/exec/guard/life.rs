@@ -9,15 +9,17 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
 use super::duty::{Duty, Step};
-use super::message::{Message, receive};
+use super::message::{Message, receive, send};
 use super::vigil::{self, Vigil};
 use super::{HeldLock, TITLE};
 use crate::cgroup;
 use crate::clock::{self, Moment};
 use crate::exec::reach::Reach;
+use crate::procfs::Refusals;
 use crate::sys;
 
-/// How often the clock is looked at: a suspended machine may have slept through a timer.
+/// How often the clock is looked at: a suspended machine may have slept through a timer, and how late we wake is worth
+/// knowing.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 struct Life {
@@ -41,6 +43,8 @@ struct Owner {
 pub(super) fn watch(socket: &OwnedFd) -> Vec<HeldLock> {
     begin(socket);
     let mut life = Life { duty: Duty::new(), reach: None, locks: Vec::new(), connections: Vec::new(), owner: None };
+    let refusals = Refusals::ours();
+    let mut due = Moment::NEVER;
     loop {
         // First what was said, which may move the deadline: it was true when it was said, however long ago. Then the
         // clock.
@@ -65,12 +69,24 @@ pub(super) fn watch(socket: &OwnedFd) -> Vec<HeldLock> {
         if !is_needed {
             return Vec::new();
         }
+        life.duty.woke(now, due, refusals.so_far());
+        due = Moment::NEVER;
         match life.duty.step(now) {
             Step::Wait(until) => {
-                let until = if life.duty.has_command() { until.min(life.remember()) } else { until };
+                let has_command = life.duty.has_command();
+                if has_command {
+                    due = until.min(now + LOOK_EVERY);
+                }
+                // To look around takes its time, which has to be there.
+                let has_time = until > now + LOOK_EVERY && life.duty.is_awake();
+                let until = if has_command && has_time { until.min(life.remember()) } else { until };
                 wait((!life.duty.is_alone()).then_some(socket), until);
             }
             Step::End => {
+                if life.duty.is_early(now) {
+                    // Whether dflock hears it or not.
+                    let _ = send(socket, &Message::Killed, None);
+                }
                 let is_anyone_left = life.end_command();
                 life.duty.attempted(now, is_anyone_left);
             }
@@ -97,6 +113,7 @@ fn begin(socket: &OwnedFd) {
         let _ = nix::unistd::dup2_stderr(&null);
     }
     sys::close_all_but(socket);
+    sys::come_first();
     sys::rename_process(TITLE, &format!("{TITLE} of process {}", nix::unistd::getppid()));
 }
 
@@ -134,7 +151,7 @@ impl Life {
             }
             Message::KillAt(nanos) => self.duty.set_kill_at(Moment::from_nanos(nanos)),
             Message::HeldUntil(nanos) => {
-                self.duty.set_held_until(Moment::from_nanos(nanos));
+                self.duty.set_held_until(clock::now(), Moment::from_nanos(nanos));
                 if let Some(owner) = &mut self.owner {
                     owner.vigil.set_held_until(Moment::from_nanos(nanos));
                 }
@@ -144,7 +161,7 @@ impl Life {
                 self.owner = process.map(|process| Owner { vigil: Vigil::new(), process, signal });
             }
             Message::Ended => self.duty.command_ended(),
-            Message::Farewell => {}
+            Message::Killed | Message::Farewell => {}
         }
     }
 

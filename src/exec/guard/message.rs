@@ -36,6 +36,8 @@ pub enum Message {
     /// Instead of a command, somebody who relies on the locks, and by what signal it is told that they end. A
     /// descriptor comes along that stands for this process.
     Owner(i32),
+    /// The only word of the guardian's own: it ends the command before it was told to, since it wakes too late.
+    Killed,
     /// The command has ended by itself: whom it leaves behind is left alone.
     Ended,
     /// All is well; the guardian is not needed any more.

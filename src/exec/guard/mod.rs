@@ -192,7 +192,8 @@ impl Guard {
         self.tell(&Message::KillAt(moment.as_nanos()), None)
     }
 
-    /// What counts if a loss is only told, by us or by it.
+    /// When somebody else may have a lock: by then the command is gone, however late the guardian wakes, or whoever relies
+    /// on the lock has been told.
     pub fn held_until(&mut self, moment: Moment) -> io::Result<()> {
         if self.told.held_until == moment {
             return Ok(());
@@ -223,6 +224,11 @@ impl Guard {
     pub(super) fn command_ended(&mut self) -> io::Result<()> {
         self.told.ended = true;
         self.tell(&Message::Ended, None)
+    }
+
+    /// Whether it has ended the command before the moment that it was told, for want of time.
+    pub(super) fn has_killed(&self) -> bool {
+        matches!(message::receive(&self.socket), Ok(Some((Message::Killed, _))))
     }
 
     /// Sends it away.

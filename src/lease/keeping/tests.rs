@@ -119,6 +119,39 @@ impl Desk {
     }
 }
 
+#[test]
+fn who_wakes_late_publishes_that_there_is_less_time() {
+    let mut desk = Desk::new(kept_for(T0, 30.0));
+    desk.keeping.woke(at(0.2), Some(secs(1.0)));
+    desk.wait_until(at(0.5));
+    let due = desk.keeping.wake_at();
+    desk.now = due + secs(4.0);
+    desk.keeping.woke(desk.now, Some(secs(5.0)));
+    desk.feed(Event::Due);
+    let shorter = LeaseNews::Held { term_at: at(18.0), dead_at: at(18.0), ends_at: at(30.0), lease: secs(30.0) };
+    assert_eq!(desk.news, shorter);
+    // A renewal gives no more than that as long as it is remembered.
+    desk.wait_until(at(10.0)).feed(renewed(kept_for(at(10.0), 30.0)));
+    assert!(matches!(desk.news, LeaseNews::Held { dead_at, .. } if dead_at == at(28.0)), "{:?}", desk.news);
+    // There is no time at all.
+    desk.now = desk.keeping.wake_at() + secs(12.0);
+    desk.keeping.woke(desk.now, Some(secs(17.0)));
+    desk.feed(Event::Due);
+    let LeaseNews::Lost { proved: false, why, .. } = &desk.news else { panic!("{:?}", desk.news) };
+    assert!(why.contains("processor time: it had to wait 12.0s"), "{why}");
+}
+
+#[test]
+fn a_pause_takes_nothing_of_the_next_lease() {
+    let mut desk = Desk::new(kept_for(T0, 30.0));
+    desk.wait_until(at(0.5));
+    desk.now = at(20.0);
+    desk.keeping.woke(at(20.0), Some(Duration::ZERO));
+    desk.feed(Event::Due);
+    assert!(matches!(desk.news, LeaseNews::Held { dead_at, .. } if dead_at == at(27.0)), "{:?}", desk.news);
+    assert!(matches!(desk.work, Work::Renew { .. }));
+}
+
 const RENEW: Order = Order::Renew { lease: None };
 
 fn unknown() -> Event<u32> {
@@ -138,14 +171,20 @@ fn a_renewal_is_due_after_a_third_and_the_lease_runs_from_its_request() {
     assert!(until <= at(12.0), "an attempt is short");
     desk.feed(renewed(kept_for(at(10.0), 30.0)));
     assert_eq!(desk.work, Work::Listen);
-    assert_eq!(desk.news, LeaseNews::Held { term_at: at(37.0), dead_at: at(37.0), lease: secs(30.0) });
+    assert_eq!(
+        desk.news,
+        LeaseNews::Held { term_at: at(37.0), dead_at: at(37.0), ends_at: at(40.0), lease: secs(30.0) }
+    );
 }
 
 #[test]
 fn what_the_server_gives_is_believed_and_all_is_asked_for_again() {
     let mut desk = Desk::new(kept_for(T0, 30.0));
     desk.wait_until(at(10.0)).feed(renewed(kept_for(at(10.0), 6.0)));
-    assert_eq!(desk.news, LeaseNews::Held { term_at: at(15.4), dead_at: at(15.4), lease: secs(6.0) });
+    assert_eq!(
+        desk.news,
+        LeaseNews::Held { term_at: at(15.4), dead_at: at(15.4), ends_at: at(16.0), lease: secs(6.0) }
+    );
     desk.wait_until(at(12.0));
     assert!(matches!(desk.work, Work::Renew { lease, .. } if lease == secs(30.0)), "{:?}", desk.work);
     // Nothing at all is a loss, with no time left.
@@ -153,7 +192,7 @@ fn what_the_server_gives_is_believed_and_all_is_asked_for_again() {
     assert!(matches!(&desk.news, LeaseNews::Lost { proved: false, dead_at, .. } if *dead_at == at(12.0)));
     // As much as a number can say is no more than that.
     let mut desk = Desk::new(kept_for(T0, 1e9));
-    desk.wait_until(at(3.4e8)).feed(renewed(Terms { lease: Duration::MAX, ..kept_for(at(3.4e8), 1e9) }));
+    desk.pause(secs(3.4e8)).feed(renewed(Terms { lease: Duration::MAX, ..kept_for(at(3.4e8), 1e9) }));
     assert!(!desk.is_lost());
 }
 

@@ -180,7 +180,6 @@ impl Keeping {
             if !self.hold.outlives_connection() && !stubborn {
                 return Err(End::Lost { proved: true });
             }
-            self.plan.failed(self.env.now());
             let never = self.env.world.plant == Plant::ResumeAfterDeadline;
             let (term_at, dead_at) = if never { (Moment::NEVER, Moment::NEVER) } else { (term_at, dead_at) };
             self.tell.send_replace(News::InDanger { term_at, dead_at });
