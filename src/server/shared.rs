@@ -225,7 +225,7 @@ impl State {
             let delivered = mailbox.is_some_and(|mailbox| mailbox.send((verdict, promise)).is_ok());
             match verdict {
                 _ if delivered => *count += 1,
-                Verdict::Granted { stamp, .. } => table.take_back(&mut turn, stamp),
+                Verdict::Granted { stamp, .. } => table.take_back(&mut turn, conn, stamp),
                 Verdict::Timeout | Verdict::Closed | Verdict::Moved => {}
             }
         }

@@ -305,7 +305,7 @@ impl Play {
         let stamp = Stamp::parse(proof.as_bytes()).expect("a stamp");
         // As the server does of a grant that it could not deliver; tickets are never delivered as one.
         if self.grants.contains_key(&stamp.number) {
-            self.turn(|table, turn| table.take_back(turn, stamp));
+            self.turn(|table, turn| table.take_back(turn, ConnId::NOBODY, stamp));
         }
     }
 
@@ -414,7 +414,7 @@ impl Play {
             let client = self.clients.iter_mut().flatten().find(|client| client.id == conn);
             let Some(blocked) = client.and_then(|client| client.blocked.take()) else {
                 if let Verdict::Granted { stamp, .. } = verdict {
-                    self.ask(|table, turn| table.take_back(turn, stamp));
+                    self.ask(|table, turn| table.take_back(turn, conn, stamp));
                 }
                 continue;
             };

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::house::clean::{House, Running};
 use crate::house::proxy::Proxy;
-use crate::house::{now, wait_for};
-use crate::kept::Kept;
+use crate::house::{Client, now, wait_for};
+use crate::kept::{Kept, resumable, token_of};
 
 /// Starts commands that wait for `job` one after the other; each writes its number when it has it.
 fn waiting(house: &House, kept: &Kept, count: u64, flags: &[&str]) -> Vec<Running> {
@@ -19,7 +19,13 @@ fn waiting(house: &House, kept: &Kept, count: u64, flags: &[&str]) -> Vec<Runnin
 }
 
 fn waiters(kept: &Kept) -> u64 {
-    kept.connect().stats()["locks"][0]["waiters"].as_u64().unwrap_or(0)
+    waiters_of(kept, "job")
+}
+
+fn waiters_of(kept: &Kept, key: &str) -> u64 {
+    let stats = kept.connect().stats();
+    let locks = stats["locks"].as_array().expect("a list");
+    locks.iter().find(|lock| lock["key"] == key).and_then(|lock| lock["waiters"].as_u64()).unwrap_or(0)
 }
 
 fn wait_for_waiters(kept: &Kept, count: u64) {
@@ -110,10 +116,12 @@ fn a_wire_that_is_cut_costs_no_place() {
     let first = waiting(&house, &kept, 1, &["-w", "60"]);
     let second = house.start(&["exec", "-w", "60", "-s", &direct, "job", "-c", "echo 2 >>order"]);
     wait_for_waiters(&kept, 2);
+    let came_back =
+        || proxy.heard().iter().filter(|heard| !heard.from_client && heard.text.contains("queued ")).count();
     for _ in 0..3 {
-        let before = proxy.passed();
+        let before = came_back();
         proxy.cut();
-        wait_for("a new connection", || (proxy.passed() > before).then_some(()));
+        wait_for("the place to be back", || (came_back() > before).then_some(()));
     }
     wait_for_clients(&kept, 2);
     assert_eq!(kept.connect().ask("r", "job", &token), "ok");
@@ -160,25 +168,69 @@ fn whoever_stops_waiting_leaves_at_once() {
     assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
 }
 
-/// Killed it can say nothing. Its place may be kept for a while, but holds up nobody; only one that the server grants
-/// before it hears of the kill has the lock for as long as the server waits for it to come back.
+/// Killed it can say nothing. Its place may be kept for a while, but holds up nobody.
 #[test]
-fn a_killed_waiter_holds_up_nobody_for_long() {
+fn a_killed_waiter_holds_up_nobody() {
     let mut kept = Kept::start(&[]);
     let house = House::at(&kept.server().address);
     for round in 0..10 {
+        // A key of its own: the place of a killed one is counted for a while.
+        let key = format!("job-{round}");
         let mut holder = kept.connect();
-        let token = holder.take("job", "0 600");
-        let killed = house.start(&["exec", "-w", "60", "job", "sleep", "60"]);
-        wait_for("a waiter", || (waiters(&kept) >= 1).then_some(()));
-        let before = waiters(&kept);
-        let next = house.start(&["exec", "-w", "60", "job", "true"]);
-        wait_for_waiters(&kept, before + 1);
+        let token = holder.take(&key, "0 600");
+        let killed = house.start(&["exec", "-w", "60", &key, "sleep", "60"]);
+        wait_for("a waiter", || (waiters_of(&kept, &key) == 1).then_some(()));
+        let next = house.start(&["exec", "-w", "60", &key, "true"]);
+        wait_for("another one", || (waiters_of(&kept, &key) == 2).then_some(()));
         killed.signal("KILL");
         drop(killed);
         let begin = now();
-        assert_eq!(kept.connect().ask("r", "job", &token), "ok");
+        assert_eq!(kept.connect().ask("r", &key, &token), "ok");
         next.finish().ok();
-        assert!(begin.elapsed() < Duration::from_secs(15), "round {round}: {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(8), "round {round}: {:?}", begin.elapsed());
+    }
+}
+
+/// Joins the queue for `job`, on a connection whose place outlives it for so many seconds; returns the ticket, too.
+fn queued(kept: &Kept, resume_s: u64) -> (Client, String) {
+    let mut client = kept.connect();
+    client.ask("info", "_", &format!("resume {resume_s}"));
+    let answer = client.ask("e", "job", "600");
+    assert!(answer.starts_with("queued "), "{answer}");
+    (client, token_of(&answer))
+}
+
+/// Granted before the server sees that its client is gone, and seen before the client was told: a ticket leads back to
+/// the place, but the lock is the next one's.
+#[test]
+fn a_grant_that_was_never_told_is_the_next_ones() {
+    let mut kept = Kept::start(&[]);
+    for _ in 0..10 {
+        let mut holder = resumable(&kept);
+        let token = holder.take("job", "0 600");
+        let (mut gone, ticket) = queued(&kept, 60);
+        gone.send(b"w\njob\n600\n");
+        let mut next = kept.connect();
+        next.send(b"l\njob\n600\n");
+        wait_for_waiters(&kept, 2);
+        kept.server().signal("STOP");
+        holder.send(format!("r\njob\n{token}\n").as_bytes());
+        drop(gone);
+        kept.server().signal("CONT");
+        assert_eq!(holder.line(), "ok");
+        let begin = now();
+        let token = token_of(&next.line());
+        assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+        let mut later = kept.connect();
+        later.send(b"l\njob\n600\n");
+        wait_for_waiters(&kept, 2);
+        let mut back = resumable(&kept);
+        assert_eq!(back.ask("resume", "job", &ticket), format!("queued {ticket}"));
+        back.send(b"w\njob\n600\n");
+        assert_eq!(next.ask("r", "job", &token), "ok");
+        let token = token_of(&back.line());
+        assert_eq!(back.ask("r", "job", &token), "ok");
+        let token = token_of(&later.line());
+        assert_eq!(later.ask("r", "job", &token), "ok");
     }
 }

@@ -63,7 +63,7 @@ impl Session {
         let context = &self.seat.context;
         if gone || (!self.unsent.is_empty() && context.auto_release && self.stream.is_at_end()) {
             for stamp in self.unsent.drain(..) {
-                context.shared.with(|table, turn| table.take_back(turn, stamp));
+                context.shared.with(|table, turn| table.take_back(turn, self.seat.conn, stamp));
             }
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -185,7 +185,8 @@ impl Session {
         // The client has just gone; what it was granted it will never know of.
         mailbox.close();
         if let Some((Verdict::Granted { stamp, .. }, _)) = letter.or_else(|| mailbox.try_recv().ok()) {
-            self.seat.context.shared.with(|table, turn| table.take_back(turn, stamp));
+            let conn = self.seat.conn;
+            self.seat.context.shared.with(|table, turn| table.take_back(turn, conn, stamp));
         }
         None
     }

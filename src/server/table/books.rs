@@ -28,6 +28,11 @@ impl Claim {
         self.agreed_ms = self.agreed_ms.max(u32::try_from(millis).unwrap_or(u32::MAX));
     }
 
+    /// It was never another connection's, on which its ticket may have led to its token.
+    pub(super) fn never_moved(&self) -> bool {
+        self.agreed_ms == 0
+    }
+
     fn agreed(&self) -> Duration {
         Duration::from_millis(u64::from(self.agreed_ms))
     }
@@ -393,6 +398,35 @@ impl Table {
         }
         turn.record(|| Change::Ended { fence: gone.stamp.number, why });
         self.settle(turn, gone.key);
+    }
+
+    /// A grant to a place, of which nobody knows, becomes the place that it was, with its client away.
+    pub(super) fn put_back(&mut self, turn: &mut Turn<'_>, claim: u32) {
+        let Claim { conn, key, stamp, lease_s, order, .. } = self.claims[claim as usize];
+        let Some(ticket) = self.claims[claim as usize].ticket() else { return };
+        self.close_place(conn, key, claim);
+        self.disown(claim);
+        self.stamps.remove(&stamp.number);
+        let resume = self.conns[conn.index()].resume;
+        let away_until = turn.now + resume;
+        self.change(claim, |claim| {
+            claim.conn = ConnId::NOBODY;
+            claim.stage = Stage::Queued;
+            claim.stamp = Stamp { number: 0, salt: 0 };
+            claim.until = Moment::NEVER;
+            claim.patience = away_until;
+        });
+        self.claims[claim as usize].agree(resume);
+        self.load.held -= 1;
+        self.load.waiting += 1;
+        let entry = &mut self.keys[key as usize];
+        entry.holders -= 1;
+        entry.waiting += 1;
+        let (name, kind) = (entry.name.clone(), entry.kind);
+        turn.record(|| Change::Ended { fence: stamp.number, why: End::Disconnected });
+        turn.record(|| Change::Queued { key: name, kind, ticket, lease_s, resume });
+        turn.record(|| Change::LeftBehind { number: order, away_until });
+        self.settle(turn, key);
     }
 
     /// A claim's deadline has come.

@@ -14,7 +14,7 @@ pub struct ConnId(pub(super) u32);
 
 impl ConnId {
     /// Owner of what no connection owns at the moment.
-    pub(super) const NOBODY: ConnId = ConnId(u32::MAX);
+    pub const NOBODY: ConnId = ConnId(u32::MAX);
 
     pub fn index(self) -> usize {
         self.0 as usize

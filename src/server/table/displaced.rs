@@ -210,6 +210,52 @@ mod tests {
         assert_eq!(play.now, at(1));
     }
 
+    /// Grants `a` to a place with a ticket; returns its connection, the ticket and the token.
+    fn granted_to_place(play: &mut Play, owner: ConnId, waiter: ConnId, token: Stamp) -> (ConnId, Stamp, Stamp) {
+        play.close(waiter);
+        let queued = play.connect(30);
+        let enqueue = |play: &mut Play| play.turn(|table, turn| table.enqueue(turn, queued, b"a", Kind::Lock, 60));
+        let Reply::Queued { ticket: Some(ticket) } = enqueue(play) else { panic!("it resumes") };
+        let patience = Duration::from_secs(60);
+        play.turn(|table, turn| table.wait(turn, queued, b"a", Space::Locks, patience));
+        assert!(play.turn(|table, turn| table.release(turn, b"a", Space::Locks, token.hex().as_str().as_bytes())));
+        play.close(owner);
+        match play.verdicts.pop_back() {
+            Some((conn, Verdict::Granted { stamp, .. })) if conn == queued => (queued, ticket, stamp),
+            _ => panic!("it is its turn"),
+        }
+    }
+
+    #[test]
+    fn a_grant_that_was_never_told_is_a_place_again_and_the_next_ones() {
+        let (mut play, owner, token, waiter) = held(0);
+        let (queued, ticket, stamp) = granted_to_place(&mut play, owner, waiter, token);
+        let next = play.connect(0);
+        let patience = Duration::from_secs(60);
+        play.turn(|table, turn| table.acquire(turn, next, b"a", Kind::Lock, 60, patience));
+        play.turn(|table, turn| table.take_back(turn, queued, stamp));
+        assert!(is_granted(&play, next));
+        play.close(queued);
+        let back = play.connect(0);
+        assert!(play.renew(back, "a", stamp, None).is_none(), "nobody ever had that token");
+        assert!(matches!(play.resume(back, "a", ticket), Ok(Resumed::Queued { .. })));
+    }
+
+    #[test]
+    fn a_grant_that_a_ticket_led_to_is_not_taken_back() {
+        let (mut play, owner, token, waiter) = held(0);
+        let (queued, ticket, stamp) = granted_to_place(&mut play, owner, waiter, token);
+        let other = play.connect(30);
+        assert!(matches!(play.resume(other, "a", ticket), Ok(Resumed::Granted { .. })));
+        play.turn(|table, turn| table.take_back(turn, queued, stamp));
+        play.close(other);
+        // It is the first one's again, and somebody knows the token.
+        play.turn(|table, turn| table.take_back(turn, queued, stamp));
+        play.close(queued);
+        let back = play.connect(0);
+        assert_eq!(play.renew(back, "a", stamp, None), Some(60));
+    }
+
     const A: ConnId = ConnId(1);
     const B: ConnId = ConnId(2);
 

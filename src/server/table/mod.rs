@@ -347,12 +347,15 @@ impl Table {
         true
     }
 
-    /// Ends a grant that its client, now gone, was not told of, unless a ticket can still lead to it.
-    pub fn take_back(&mut self, turn: &mut Turn<'_>, stamp: Stamp) {
-        if let Some(&claim) = self.stamps.get(&stamp.number)
-            && self.claims[claim as usize].ticket().is_none()
-        {
+    /// Takes back a grant that was not told on this connection, whose client is gone. A place with a ticket is again
+    /// what it was before, as its client may come back to it; but it holds up nobody.
+    pub fn take_back(&mut self, turn: &mut Turn<'_>, conn: ConnId, stamp: Stamp) {
+        let Some(&claim) = self.stamps.get(&stamp.number) else { return };
+        let entry = &self.claims[claim as usize];
+        if entry.ticket().is_none() {
             self.end(turn, claim, End::Disconnected);
+        } else if entry.conn == conn && entry.never_moved() {
+            self.put_back(turn, claim);
         }
     }
 

@@ -143,7 +143,7 @@ impl World {
                     session.blocked = false;
                     verdicts.push((link.unwrap_or_default(), verdict));
                 }
-                (None, Verdict::Granted { stamp, .. }) => table.take_back(&mut turn, stamp),
+                (None, Verdict::Granted { stamp, .. }) => table.take_back(&mut turn, conn, stamp),
                 (None, Verdict::Timeout | Verdict::Closed | Verdict::Moved) => {}
             }
         }
