@@ -4,9 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::waitpid;
 use nix::unistd::{getegid, geteuid};
 
 use crate::procfs::{Identity, Process};
@@ -64,7 +62,7 @@ impl Drop for Namespace {
             Ok(false) => {}
             Err(_) => self.end(),
         }
-        while waitpid(self.process_one.pid, None) == Err(Errno::EINTR) {}
+        self.process_one.see_off(ANSWER_MS);
     }
 }
 

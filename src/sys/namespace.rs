@@ -1,7 +1,7 @@
 //! A PID namespace for a command, and its process 1: with that one the kernel ends everybody who is in it.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::sys::signal::Signal;
@@ -31,7 +31,17 @@ impl ProcessOne {
     /// Ends it, and whoever is in its namespace.
     pub fn kill(&self) {
         // If it is gone already, all the better.
-        let _ = super::pidfd_send_signal(std::os::fd::AsFd::as_fd(&self.process), Signal::SIGKILL as i32);
+        let _ = super::pidfd_send_signal(self.process.as_fd(), Signal::SIGKILL as i32);
+    }
+
+    /// Reads its end, if that comes within so many milliseconds: it comes after that of everybody in the namespace.
+    pub fn see_off(&self, milliseconds: u16) {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+        let mut ended = [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut ended, PollTimeout::from(milliseconds)) == Err(nix::errno::Errno::EINTR) {}
+        // Otherwise whoever reads ours does it.
+        let _ = nix::sys::wait::waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
     }
 
     /// Has it stay for whoever is left, or leave if nobody is. Returns what its answer will be read from.

@@ -210,6 +210,7 @@ fn report(writing: &OwnedFd, what: i32, number: i32) {
 
 /// Until its end of the pipe is closed, which is so when it has become its program.
 fn hear(mut reading: File, not_after: Moment, born: &mut Pid) -> io::Result<()> {
+    let mut failed = None;
     loop {
         let left = not_after.since(clock::now());
         let wait = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
@@ -224,13 +225,14 @@ fn hear(mut reading: File, not_after: Moment, born: &mut Pid) -> io::Result<()> 
         }
         let mut words = [0; 8];
         if reading.read(&mut words)? < words.len() {
-            return Ok(());
+            return failed.map_or(Ok(()), Err);
         }
         let [what, number] =
             [0, 4].map(|at| i32::from_ne_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]));
         match what {
             BORN => *born = Pid::from_raw(number),
-            _ => return Err(io::Error::from_raw_os_error(number)),
+            // Who leads the way may tell of it later than it fails.
+            _ => failed = Some(io::Error::from_raw_os_error(number)),
         }
     }
 }

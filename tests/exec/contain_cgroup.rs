@@ -122,17 +122,10 @@ fn what_a_crash_leaves_behind_is_removed_by_the_next_and_nothing_else() {
         let running = start(&house, &["-l", "10"], "echo $$ > pid; exec sleep 600");
         let job = pid_in(&house, "pid");
         let cgroup = cgroup_of(job);
-        let parent = cgroup.parent().expect("ours").to_owned();
-        let of_waiter = || {
-            let all = std::fs::read_dir(&parent).expect("ours").flatten().map(|entry| entry.path());
-            let is_run =
-                |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("dflock-"));
-            all.filter(is_run).filter(|path| *path != cgroup).collect::<Vec<_>>()
-        };
-        let before = of_waiter();
         let waiter = house.start(&["exec", "-w", "60", "k", "true"]);
         house.wait_for_waiters("k", 1);
-        assert!(of_waiter().len() > before.len(), "it has one, which is empty");
+        let its_own = directories_of(waiter.pid);
+        assert!(its_own.iter().any(|path| path.parent() == cgroup.parent()), "it has one: {its_own:?}");
         let guardian = wait_for("the guardian", || guardian_of(running.pid));
         running.signal("STOP");
         signal(guardian, Signal::SIGKILL);
@@ -145,6 +138,12 @@ fn what_a_crash_leaves_behind_is_removed_by_the_next_and_nothing_else() {
         // That of the waiter was left alone: its command finds it.
         waiter.finish().code(0);
     });
+}
+
+/// Those that it has open.
+fn directories_of(pid: u32) -> Vec<PathBuf> {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
+    descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok()).filter(|path| path.is_dir()).collect()
 }
 
 #[test]
