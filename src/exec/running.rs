@@ -124,13 +124,13 @@ impl Run {
                 biased;
                 () = self.timer.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
                 _ = signals.child.recv() => {}
-                signal = signals.sent.next() => events.push(Event::Signal(signal)),
+                signal = signals.sent.next() => self.was_sent(signal, &mut events),
                 typed = heard(self.listener.as_ref()) => events.push(Event::Typed(typed)),
                 news = next_news(keepers) => events.extend(news.into_iter().map(Event::Lease)),
             }
             // Before the end of a command is read: it may be the answer to these.
             while let Some(signal) = signals.sent.at_once().await {
-                events.push(Event::Signal(signal));
+                self.was_sent(signal, &mut events);
             }
             if let Some(status) = self.feed(events, say) {
                 return status;
@@ -149,6 +149,15 @@ impl Run {
             {
                 return status;
             }
+        }
+    }
+
+    /// Where the terminal is ours and not lent, a key that is typed reaches us as a signal.
+    fn was_sent(&self, signal: Signal, events: &mut Vec<Event>) {
+        events.push(Event::Signal(signal));
+        let may_be_typed = |terminal: &Terminal| !terminal.is_lent() && terminal.is_ours();
+        if signal == Signal::SIGINT && self.terminal.as_ref().is_some_and(may_be_typed) {
+            events.push(Event::Typed(signal));
         }
     }
 
@@ -239,7 +248,7 @@ impl Run {
             }
             Action::Resume => {
                 // In the background it goes on by the CONT that was sent to us, which is passed on.
-                if self.terminal.as_ref().is_some_and(|terminal| terminal.lend(self.group.leader())) {
+                if self.terminal.as_ref().is_some_and(|terminal| terminal.lend_again(self.group.leader())) {
                     self.group.signal(Signal::SIGCONT);
                 }
             }

@@ -1,14 +1,17 @@
 //! Lends the terminal to the command's group, and takes it back.
 //!
 //! Whether it is ours to lend changes with every `fg` and `bg`, and not always are we told: so the terminal
-//! itself is asked each time. While it is lent nobody but the command and its children has it.
+//! itself is asked each time. While it is lent nobody but the command and its children has it: where others of our
+//! group may want it, as the pager in `dflock exec … | less`, it is lent only to a command that asks for it.
 
 use std::cell::Cell;
 use std::fs::File;
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{stderr, stdin, stdout};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{Pid, getpgrp, getpid, tcgetpgrp, tcsetpgrp};
 
 use crate::sys;
 
@@ -16,6 +19,8 @@ use crate::sys;
 pub(super) struct Terminal {
     device: File,
     our_group: Pid,
+    /// We are all that the shell has in the foreground.
+    is_ours_alone: bool,
     is_lent: Cell<bool>,
 }
 
@@ -23,12 +28,20 @@ impl Terminal {
     /// `None` where there is none.
     pub(super) fn find() -> Option<Terminal> {
         let device = File::options().read(true).write(true).open("/dev/tty").ok()?;
-        Some(Terminal { device, our_group: getpgrp(), is_lent: Cell::new(false) })
+        let our_group = getpgrp();
+        // Parts of a pipeline are a group of their own, whose first part leads it.
+        let is_part = is_piped();
+        Some(Terminal {
+            device,
+            our_group,
+            is_ours_alone: getpid() == our_group && !is_part,
+            is_lent: Cell::new(false),
+        })
     }
 
     /// For the command's process to take by itself as it begins, if it is ours to lend.
     pub(super) fn to_lend(&self) -> Option<RawFd> {
-        self.is_ours().then(|| {
+        (self.is_ours_alone && self.is_ours()).then(|| {
             self.is_lent.set(true);
             self.device.as_raw_fd()
         })
@@ -41,6 +54,11 @@ impl Terminal {
 
     pub(super) fn is_lent(&self) -> bool {
         self.is_lent.get()
+    }
+
+    /// Lends it to the command that goes on, where nobody else may want it; says whether the command has it now.
+    pub(super) fn lend_again(&self, group: Pid) -> bool {
+        if self.is_ours_alone { self.lend(group) } else { self.is_lent.get() }
     }
 
     /// Lends it to the command if it is ours; says whether the command has it now.
@@ -73,4 +91,15 @@ impl Terminal {
         let _ = tcsetpgrp(&self.device, group);
         let _ = quiet.thread_unblock();
     }
+}
+
+/// Whether something comes to us, or goes from us, by a pipe.
+fn is_piped() -> bool {
+    let is_pipe = |descriptor: BorrowedFd| {
+        fstat(descriptor).is_ok_and(|about| {
+            let kind = SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT;
+            kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK
+        })
+    };
+    is_pipe(stdin().as_fd()) || is_pipe(stdout().as_fd()) || is_pipe(stderr().as_fd())
 }

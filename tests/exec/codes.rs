@@ -1,7 +1,10 @@
 //! The exit code of everything that can happen.
 
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
+
+use nix::sys::signal::Signal;
 
 use crate::house::clean::{House, finish};
 use crate::house::now;
@@ -185,4 +188,17 @@ fn a_semaphore_lets_as_many_in() {
     house.dflock(&["exec", "-n", "--limit", "2", "s", "true"]).code(75);
     house.dflock(&["exec", "-n", "--limit", "3", "s", "true"]).code(76);
     drop((first, second));
+}
+
+/// It dies of the same signal, and dumps no core over the command's.
+#[test]
+fn a_core_is_the_commands_alone() {
+    let house = House::new();
+    for signal in [Signal::SIGQUIT, Signal::SIGSEGV, Signal::SIGABRT] {
+        let mut command = house.command("sh");
+        let script = "ulimit -c unlimited 2>/dev/null; exec dflock exec k -c \"kill -$0 \\$\\$\"";
+        let number = signal as i32;
+        let status = command.args(["-c", script, &number.to_string()]).status().expect("it starts");
+        assert_eq!((status.signal(), status.core_dumped()), (Some(number), false), "{signal}");
+    }
 }

@@ -6,6 +6,7 @@ use super::pty::{begun, code, give_the_sign, job};
 use super::terminal::{CTRL_C, CTRL_Z, PROMPT, Terminal};
 use super::trials_fleet::{has_life, send};
 use crate::house::clean::House;
+use crate::house::tools::is_there;
 use crate::house::wait_for;
 
 /// Ends with 5 when there is a file `go`.
@@ -186,6 +187,48 @@ fn ctrl_z_stops_the_script_or_pipeline_around_it_too() {
         give_the_sign(&house);
         assert_eq!(code(&mut terminal), "5", "{around}");
     }
+}
+
+/// Whoever else is of the pipeline has the terminal too: it is not taken from a pager.
+#[test]
+fn a_pager_beside_it_keeps_the_terminal() {
+    for shell in ["bash", "zsh", "dash"] {
+        if !is_there(shell) || !is_there("less") {
+            continue;
+        }
+        let house = House::new();
+        let mut terminal = Terminal::shell(&house, shell);
+        terminal.resize(24, 80);
+        // Both want to begin; whoever is slower begins beside the other.
+        for line in [
+            "dflock exec k seq 1 5000 | less",
+            "dflock exec k sh -c 'sleep 0.3; seq 1 5000' | less",
+            "dflock exec a seq 1 5000 | dflock exec b cat | less",
+            "seq 1 5000 | dflock exec k less",
+        ] {
+            terminal.enter(line);
+            terminal.wait_for("\r\n23");
+            terminal.type_in("G");
+            terminal.wait_for("5000");
+            terminal.type_in("q");
+            terminal.wait_for(PROMPT);
+            assert_obeys(&mut terminal);
+            ["k", "a", "b"].iter().for_each(|key| house.wait_until_free(key));
+        }
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_pipeline_and_twice_kills_who_will_not() {
+    let house = House::new();
+    let stubborn = "trap '' INT TERM; echo ready; while :; do wait; done";
+    let command = job(&house, "--kill-after 0.3", stubborn);
+    let mut terminal = Terminal::shell(&house, "bash");
+    terminal.enter(&format!("set -o pipefail; {command} | (trap '' INT; cat)"));
+    terminal.wait_for("ready");
+    terminal.type_until(CTRL_C, "interrupted again");
+    assert_eq!(code(&mut terminal), "137");
+    assert!(!house.is_held("k"));
 }
 
 /// As under `ssh -t host dflock …` or in a container: stopping would be for ever.

@@ -90,6 +90,7 @@ impl Terminal {
     pub(crate) fn shell(house: &House, shell: &str) -> Terminal {
         let arguments: &[&str] = match shell {
             "bash" => &["--norc", "--noprofile", "--noediting", "-i"],
+            "zsh" => &["-f", "+o", "zle", "+o", "prompt_sp", "-i"],
             _ => &["-i"],
         };
         let mut terminal = Terminal::running(house, shell, arguments);
