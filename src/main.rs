@@ -9,6 +9,7 @@ use dflock::error::{Failure, Kind};
 use dflock::{output, sys};
 
 fn main() -> ExitCode {
+    sys::signals::hear_all();
     let mut arguments = std::env::args_os();
     let (first, more) = (arguments.next(), arguments.count());
     if hold::is_holder(first.as_deref(), more) {

@@ -13,6 +13,7 @@ mod namespace;
 #[cfg(not(target_os = "linux"))]
 #[path = "sys/no_namespace.rs"]
 mod namespace;
+pub mod signals;
 mod start;
 
 pub use namespace::{ProcessOne, start_process_one};

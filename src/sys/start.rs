@@ -101,13 +101,11 @@ impl Start {
         unsafe {
             libc::setpgid(0, 0);
             // As the standard library does: what our own runtime has set is not meant for others.
-            let mut none: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&raw mut none);
-            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
             libc::signal(libc::SIGPIPE, libc::SIG_DFL);
             if let Err(why) = super::prepare(&self.announcement, self.terminal, parent) {
                 return why;
             }
+            super::signals::give_back();
             environ = self.environment.pointers.as_ptr();
             libc::execvp(self.arguments.pointers[0], self.arguments.pointers.as_ptr());
         }

@@ -2,6 +2,8 @@
 
 use std::process::Stdio;
 
+use nix::sys::signal::Signal;
+
 use crate::house::clean::{House, Running, finish};
 use crate::house::wait_for;
 
@@ -168,4 +170,42 @@ fn under_a_process_one_of_its_own_it_reaps_and_ends_as_the_command() {
     });
     crate::house::signal(inner, "TERM");
     assert_eq!(running.finish().code, 6);
+}
+
+/// A caller in whatever language, with a library that blocks signals or ignores its children, and forgets that.
+#[test]
+fn signals_that_the_caller_has_blocked_or_ignored_are_heard_and_given_back() {
+    let house = House::new();
+    let show = "grep -E 'Sig(Blk|Ign)' /proc/self/status; exit 7";
+    let caller = |before: &str| {
+        format!("import os, signal\n{before}\nos.execvp('dflock', ['dflock', 'exec', 'k', 'sh', '-c', \"{show}\"])")
+    };
+    if !crate::house::tools::is_there("python3") {
+        return;
+    }
+    let all = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR2])";
+    for (before, name, bits) in [
+        (all, "SigBlk", [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGUSR2].as_slice()),
+        ("signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "SigIgn", &[Signal::SIGCHLD]),
+    ] {
+        let begin = crate::house::now();
+        let said =
+            finish(house.command("python3").args(["-c", &caller(before)]).spawn().expect("python3 starts")).code(7);
+        assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{before}: {:?}", begin.elapsed());
+        let line = said.out.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).expect("a line");
+        let mask = u64::from_str_radix(line.trim(), 16).expect("a mask");
+        for signal in bits {
+            assert!(mask & (1 << (*signal as u32 - 1)) != 0, "{before}: {signal} for the command: {said:?}");
+        }
+        house.wait_until_free("k");
+    }
+    // Dflock itself hears what was blocked, while it waits too.
+    let holder = house.start(&["exec", "k", "sleep", "60"]);
+    house.wait_until_held("k");
+    let waiting = Running::start(house.command("python3").args(["-c", &caller(all)]));
+    house.wait_for_waiters("k", 1);
+    waiting.signal("TERM");
+    waiting.finish().code(143);
+    holder.signal("TERM");
+    holder.finish().code(143);
 }
