@@ -92,6 +92,13 @@ pub fn program(pid: i32) -> Option<(u64, u64)> {
     fs::metadata(format!("/proc/{pid}/exe")).ok().map(|file| (file.dev(), file.ino()))
 }
 
+/// Whether a debugger holds a process.
+pub fn is_traced(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|tracer| tracer.trim() != "0")
+}
+
 /// A variable of the environment that a process was started with. `None` if it has none, or it is not ours to see.
 pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;

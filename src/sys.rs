@@ -17,7 +17,7 @@ pub mod signals;
 mod start;
 
 pub use namespace::{ProcessOne, start_process_one};
-pub use start::{Birthplace, Start, try_birthplace};
+pub use start::{Birthplace, Start, try_birthplace, wait_for_end_of};
 
 /// Lets a task wait for a descriptor to become readable.
 pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {

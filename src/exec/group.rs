@@ -128,6 +128,12 @@ impl Group {
 
     /// Whether nobody is left whom the command started.
     pub(super) fn is_gone(&mut self) -> bool {
-        self.leader_reaped && !self.reach.is_anyone_left()
+        (self.leader_reaped || is_kept_dead(self.leader)) && !self.reach.is_anyone_left()
     }
+}
+
+/// A debugger that holds a process keeps its end from us, for as long as it likes.
+fn is_kept_dead(pid: Pid) -> bool {
+    let pid = pid.as_raw();
+    Process::of(pid).is_some_and(|process| process.is_dead) && procfs::is_traced(pid)
 }

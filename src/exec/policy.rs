@@ -178,7 +178,7 @@ impl Policy {
         }
         self.look_at_the_clock(now, &mut actions);
         match event {
-            Event::GroupGone => self.group_gone(&mut actions),
+            Event::GroupGone => self.group_gone(now, &mut actions),
             Event::Stopped if matches!(self.state, State::Running { .. }) => actions.push(Action::Suspend),
             Event::Continued if matches!(self.state, State::Running { .. }) => actions.push(Action::Resume),
             Event::Signal(signal) => self.hand_on(signal, &mut actions),
@@ -281,8 +281,10 @@ impl Policy {
         }
     }
 
-    fn group_gone(&mut self, actions: &mut Vec<Action>) {
-        if let State::Ending { why, leader: Some(ending), .. } = self.state {
+    fn group_gone(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        let State::Ending { why, leader, kill_at, .. } = self.state else { return };
+        // How one ended that was killed in the hands of a debugger is told to nobody else.
+        if let Some(ending) = leader.or_else(|| (now >= kill_at).then_some(Ending::Killed(Signal::SIGKILL))) {
             self.leave(why, ending, actions);
         }
     }
@@ -384,6 +386,17 @@ mod tests {
         let (actions, next) = policy.next(at(1.0), last(Ending::Exited(7)));
         assert_eq!(actions, [Action::Leave(Status::Child(Ending::Exited(7)))]);
         assert_eq!(next, Moment::NEVER);
+    }
+
+    #[test]
+    fn whoever_is_dead_in_the_hands_of_a_debugger_is_not_waited_for() {
+        let mut policy = policy(RULES);
+        policy.next(at(6.5), Event::Due);
+        let (actions, _) = policy.next(at(8.0), Event::GroupGone);
+        assert!(without_words(actions).is_empty(), "its own end may be read in a moment");
+        policy.next(at(9.0), Event::Due);
+        let (actions, _) = policy.next(at(9.05), Event::GroupGone);
+        assert_eq!(without_words(actions), [Action::Leave(Status::Lost)]);
     }
 
     #[test]

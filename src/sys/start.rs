@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
 use super::Announcement;
@@ -23,6 +23,9 @@ use crate::clock::{self, Moment};
 
 /// How long a birthplace may take to show that it is one.
 const TRIAL_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long one may take to end that was killed, or has nothing more to do.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 unsafe extern "C" {
     static mut environ: *const *const c_char;
@@ -160,8 +163,16 @@ fn start_in(birthplace: Birthplace<'_>, not_after: Moment, become_it: impl FnOnc
     }
 }
 
-fn wait_for_end_of(pid: Pid) {
-    while waitpid(pid, None) == Err(Errno::EINTR) {}
+/// One that a debugger holds does not end for us until that lets go: nobody waits for it.
+pub fn wait_for_end_of(pid: Pid) {
+    let until = clock::now() + END_WITHIN;
+    loop {
+        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            Err(Errno::EINTR) => {}
+            Ok(WaitStatus::StillAlive) if clock::now() < until => std::thread::sleep(Duration::from_micros(100)),
+            _ => return,
+        }
+    }
 }
 
 /// `None` in the new process. That one makes system calls only: other threads of ours are missing in it.

@@ -153,3 +153,25 @@ fn whoever_reads_reads_it_all() {
     let script = "exec 2> file; ulimit -f 0; dflock exec --max-runtime 0.1 k sleep 60";
     house.script("bash", script).code(124);
 }
+
+/// A debugger that holds a process keeps its end from dflock, which must not wait for that, nor renew for ever.
+#[test]
+fn a_command_in_the_hands_of_a_debugger_is_not_waited_for() {
+    if !crate::house::tools::is_there("python3") {
+        return;
+    }
+    let house = House::new();
+    let job = "echo $$ > pid; while :; do sleep 0.05; done";
+    let running = house.start(&["exec", "--max-runtime", "2", "--kill-after", "0.2", "k", "-c", job]);
+    let pid = house.wait_for_file("pid");
+    // PTRACE_SEIZE, so that it runs on; and nothing after it.
+    let hold = "import ctypes, sys, time\nheld = ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), 0, 0)\n\
+                open('held', 'w').write(f'{held}\\n')\ntime.sleep(60)";
+    let debugger = Running::start(house.command("python3").args(["-c", hold, pid.trim()]));
+    if house.wait_for_file("held").trim() != "0" {
+        return crate::house::tools::skipped("nobody can be traced here");
+    }
+    running.finish().code(124);
+    house.wait_until_free("k");
+    drop(debugger);
+}

@@ -259,8 +259,12 @@ impl Guard {
                 polled => break polled == Ok(1),
             }
         };
-        // With its end of the socket closed nothing can stop it any more on its way out.
-        let _ = waitpid(self.pid, if closed { None } else { Some(WaitPidFlag::WNOHANG) });
+        if closed {
+            // On its way out nothing but a debugger can stop it any more.
+            sys::wait_for_end_of(self.pid);
+        } else {
+            let _ = waitpid(self.pid, Some(WaitPidFlag::WNOHANG));
+        }
     }
 
     /// One that is gone, or stopped for so long that it does not hear any more, is no guardian: another takes its
