@@ -8,8 +8,17 @@ use dflock::command::{about, export, guardian, hold};
 use dflock::error::{Failure, Kind};
 use dflock::{output, sys};
 
+/// Whatever fails inside of dflock: it says so, and its guardian sees to the command.
 fn main() -> ExitCode {
     sys::signals::hear_all();
+    std::panic::set_hook(Box::new(|failure| output::say(&format!("dflock: failed inside: {failure}"))));
+    std::panic::catch_unwind(run).unwrap_or_else(|_| {
+        output::finish();
+        ExitCode::from(Kind::Internal.exit())
+    })
+}
+
+fn run() -> ExitCode {
     let mut arguments = std::env::args_os();
     let (first, more) = (arguments.next(), arguments.count());
     if hold::is_holder(first.as_deref(), more) {

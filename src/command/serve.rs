@@ -165,6 +165,7 @@ impl Serve {
         let report = reporter(log.clone());
         let options = self.options()?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        super::check_descriptors()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .enable_all()

@@ -4,13 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, ClientConfig, Error as TlsError, InvalidMessage};
 
 use super::listen::prepare;
+use super::names::look_up;
 use super::{Address, Stream};
 use crate::error::Kind;
 
@@ -98,7 +99,7 @@ pub async fn dial(address: &Address, tls: Option<&Tls>, limit: Duration) -> Resu
 async fn dial_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
     let unknown = |why: io::Error| unreachable(format!("the name {host:?} cannot be looked up: {why}"));
     let mut last = None;
-    for address in lookup_host((host, port)).await.map_err(unknown)? {
+    for address in look_up(host, port).await.map_err(unknown)? {
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(why) => last = Some(why),

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+
+use super::names::look_up;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -46,7 +48,7 @@ impl Listener {
         }
         // An address in brackets is how IPv6 is written next to a port.
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let mut addresses: Vec<SocketAddr> = lookup_host((bare, port)).await?.collect();
+        let mut addresses = look_up(bare, port).await?;
         addresses.sort_unstable();
         addresses.dedup();
         addresses.into_iter().map(bind_tcp).collect()

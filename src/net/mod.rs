@@ -3,6 +3,7 @@
 pub mod address;
 pub mod dial;
 pub mod listen;
+mod names;
 mod owner;
 pub mod stream;
 pub mod tls;
