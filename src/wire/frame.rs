@@ -11,6 +11,8 @@ pub enum Frame<'a> {
     Partial { lines: usize },
     /// A line is longer than any request's may be.
     TooLong,
+    /// HTTP, or what speaks like it: no request, and what follows is none either.
+    Http,
 }
 
 /// Looks for one request at the front of `input`.
@@ -26,8 +28,25 @@ pub fn next_frame(input: &[u8]) -> Frame<'_> {
         };
         lines[number] = without_cr(&rest[..end]);
         used += end + 1;
+        if number < 2 && is_http(&lines[..=number]) {
+            return Frame::Http;
+        }
     }
     Frame::Whole { lines, used }
+}
+
+/// A page in a browser can have any bytes sent to a server that the browser reaches, but only behind these. A key may
+/// begin with `Host:` all the same: no command has a space in it.
+fn is_http(lines: &[&[u8]]) -> bool {
+    let has_version = |line: &[u8]| line.windows(6).any(|part| part == b" HTTP/");
+    match lines {
+        [first] => has_version(first),
+        [first, second, ..] => {
+            let names_host = second.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"host:"));
+            has_version(second) || (names_host && first.contains(&b' '))
+        }
+        [] => false,
+    }
 }
 
 /// Drops every CR at the end of a line.
@@ -59,6 +78,17 @@ mod tests {
         let cr_counts = [b"l\n".as_slice(), &[b'k'; 256], b"\r\n1\n"].concat();
         assert_eq!(next_frame(&cr_counts), Frame::TooLong);
         assert_eq!(next_frame(&long[..258]), Frame::Partial { lines: 1 });
+    }
+
+    #[test]
+    fn http_is_known_by_its_first_lines() {
+        for input in
+            [b"POST / HTTP/1.1\r\n".as_slice(), b"PRI * HTTP/2.0\n", b"\r\nGET / HTTP/1.0\n", b"GET /\nhost: x\n"]
+        {
+            assert_eq!(next_frame(input), Frame::Http, "{}", input.escape_ascii());
+        }
+        let key = b"l\nHost:web1\n0\n";
+        assert!(matches!(next_frame(key), Frame::Whole { .. }));
     }
 
     #[test]

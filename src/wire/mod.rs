@@ -24,6 +24,9 @@
 //! | `resume` `sresume` | key | `token [lease]` | `ok SECONDS`, `error` |
 //! | `resume` `sresume` | key | `ticket [lease]` | `queued TICKET`, `acquired TOKEN LEASE`, `error` |
 //!
+//! Not a request is what a browser sends: a first or second line with ` HTTP/` in it, or a second one that begins `Host:`
+//! behind a first with a space. The server ends such a connection.
+//!
 //! `info` and the resumes are ours; other servers answer them `error`. Every command but `auth` may also get
 //! `error_draining` (see below), `error_not_leader [host:port]` (a cluster's member that does not lead) and
 //! `error_max_connections` (then close). Readers take any `error…` for a refusal and ignore further fields

@@ -36,8 +36,7 @@ fn what_is_no_request_is_answered_as_the_original_does() {
     }
     // These are three lines like any others: the connection stays.
     for request in [
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".as_slice(),
-        b"\n\n\n",
+        b"\n\n\n".as_slice(),
         b"\0\xff\n\xfe\n\x80\n",
         b"zz\nk\n0\n",
         b"l\nk\n-1\n",
@@ -49,6 +48,35 @@ fn what_is_no_request_is_answered_as_the_original_does() {
         assert_eq!(client.line(), "error", "{:?}", String::from_utf8_lossy(request));
         assert_eq!(client.ask("ping", "_", "_"), "ok");
     }
+}
+
+/// A page in a browser may send such a request to any port of its machine.
+#[test]
+fn what_comes_by_http_takes_no_lock() {
+    let server = Server::start(&[]);
+    let body = "l\nfrom-a-page\n0 600\n";
+    let posts = [
+        format!("POST / HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\n\r\n{body}", server.address),
+        format!("POST / HTTP/1.0\n\n\n{body}"),
+        format!("POST /x\r\nHost: localhost\r\n\r\n{body}"),
+        format!("\r\nPOST / HTTP/1.1\r\n\r\n{body}"),
+        format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{body}"),
+        // A page chooses the path too.
+        format!("POST /{} HTTP/1.1\r\n\r\n{body}", "x".repeat(300)),
+    ];
+    for post in &posts {
+        for piece in [1, 7, post.len()] {
+            let mut client = Lines::new(tcp(&server.address));
+            for bytes in post.as_bytes().chunks(piece) {
+                client.send_if_it_goes(bytes);
+            }
+            assert_eq!(client.rest(), b"error\n", "{post:?}");
+        }
+    }
+    assert!(server.stats()["locks"].as_array().unwrap().is_empty());
+    // Where an HTTP header would be there is a key, and it may be called so.
+    let mut client = server.connect();
+    client.take("Host:web1", "0");
 }
 
 #[test]

@@ -29,8 +29,22 @@ const COMMANDS: [&[u8]; 18] = [
     b"zz",
 ];
 
-const WORDS: [&[u8]; 12] =
-    [b"\n", b"\r\n", b"\r", b"auth\n_\n", b"l\nk\n0\n", b" ", b"\t", b"\xc2\xa0", b"+", b"-", b"_", b"resume 5"];
+const WORDS: [&[u8]; 14] = [
+    b" HTTP/1.1\n",
+    b"x y\nHost: z\n",
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b"auth\n_\n",
+    b"l\nk\n0\n",
+    b" ",
+    b"\t",
+    b"\xc2\xa0",
+    b"+",
+    b"-",
+    b"_",
+    b"resume 5",
+];
 
 const TOKEN: &str = "00112233445566778899aabbccddeeff";
 
@@ -102,6 +116,12 @@ fn frame_of(input: &[u8]) -> Frame<'_> {
                 used += line.len() + 1;
                 let end = line.iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1);
                 lines.push(&line[..end]);
+                let (number, line) = (lines.len(), &line[..end]);
+                let speaks_http = line.escape_ascii().to_string().contains(" HTTP/");
+                let names_host = line.to_ascii_lowercase().starts_with(b"host:") && lines[0].contains(&b' ');
+                if (number < 3 && speaks_http) || (number == 2 && names_host) {
+                    return Frame::Http;
+                }
             }
             None => unreachable!("there is always a line"),
         }

@@ -181,7 +181,8 @@ impl Session {
                 }
                 None
             }
-            Frame::TooLong => Some(Next::Part(Farewell::With(self.last_word()))),
+            Frame::Http if !self.authenticated => Some(self.authenticate(None)),
+            Frame::Http | Frame::TooLong => Some(Next::Part(Farewell::With(self.last_word()))),
             Frame::Whole { lines, used } => {
                 self.used += used;
                 self.progress_lines = 0;
