@@ -9,49 +9,50 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::house::clean::{House, Running, Said};
-use crate::house::tools::{is_there, skipped};
+use crate::house::tools::{NOBODY, is_there, skipped};
 use crate::house::{now, wait_for};
-
-/// The user and the group that run dflock here.
-const NOBODY: u32 = 65534;
 
 /// A house whose user is nobody, with a program `become-root` in it that runs another one as root, whoever starts it.
 struct OtherUser {
     house: House,
 }
 
+/// Makes a house nobody's, with the program in it; `false` where that cannot be.
+pub(crate) fn furnish_for_nobody(house: &House) -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        skipped("only root can become somebody else and make a set-uid program");
+        return false;
+    }
+    if !is_there("setpriv") {
+        return false;
+    }
+    let program = house.path("become-root");
+    let found = Command::new("/bin/sh").args(["-c", "command -v setpriv"]).output().expect("sh runs").stdout;
+    std::fs::copy(String::from_utf8_lossy(&found).trim(), &program).expect("a copy");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).expect("set-uid");
+    for place in [house.home.path(), &house.runtime] {
+        std::os::unix::fs::chown(place, Some(NOBODY), Some(NOBODY)).expect("nobody has a home");
+    }
+    let mut version = house.command("dflock");
+    version.uid(NOBODY).gid(NOBODY).arg("--version").stdout(Stdio::null());
+    if !version.status().is_ok_and(|status| status.success()) {
+        skipped("the program cannot be run as another user here");
+        return false;
+    }
+    let mut id = Command::new(&program);
+    id.args(["--reuid=0", "id", "-ru"]).uid(NOBODY).gid(NOBODY);
+    if String::from_utf8_lossy(&id.output().expect("it runs").stdout).trim() != "0" {
+        skipped("set-uid programs do not change their user here");
+        return false;
+    }
+    true
+}
+
 impl OtherUser {
     /// `None` where that cannot be.
     fn new() -> Option<OtherUser> {
-        if !nix::unistd::geteuid().is_root() {
-            skipped("only root can become somebody else and make a set-uid program");
-            return None;
-        }
-        if !is_there("setpriv") {
-            return None;
-        }
         let house = House::new();
-        let program = house.path("become-root");
-        let found = Command::new("/bin/sh").args(["-c", "command -v setpriv"]).output().expect("sh runs").stdout;
-        std::fs::copy(String::from_utf8_lossy(&found).trim(), &program).expect("a copy");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).expect("set-uid");
-        for place in [house.home.path(), &house.runtime] {
-            std::os::unix::fs::chown(place, Some(NOBODY), Some(NOBODY)).expect("nobody has a home");
-        }
-        let other = OtherUser { house };
-        let mut version = other.command();
-        let works = version.arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success());
-        if !works {
-            skipped("the program cannot be run as another user here");
-            return None;
-        }
-        let mut id = Command::new(&program);
-        id.args(["--reuid=0", "id", "-ru"]).uid(NOBODY).gid(NOBODY);
-        if String::from_utf8_lossy(&id.output().expect("it runs").stdout).trim() != "0" {
-            skipped("set-uid programs do not change their user here");
-            return None;
-        }
-        Some(other)
+        furnish_for_nobody(&house).then_some(OtherUser { house })
     }
 
     fn command(&self) -> Command {

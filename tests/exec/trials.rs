@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use super::suid::furnish_for_nobody;
 use super::trials_checker::{Break, Verdict, check, spread};
 use super::trials_faults;
 use super::trials_fleet::{MANNERS, Manners, Role, Tail, command, furnish, has_life, processes, send, stuck_pipe};
@@ -58,6 +59,8 @@ pub(crate) struct Run {
     pub(crate) manners: Manners,
     /// It reaches the server through the proxy.
     pub(crate) proxied: bool,
+    /// In a PID namespace: it ends with dflock, whatever happens to the guardian.
+    pub(crate) contained: bool,
     /// Its guardian is gone: it must not be killed or frozen any more.
     pub(crate) tender: bool,
     /// How it may end.
@@ -83,6 +86,8 @@ pub(crate) struct Lane {
     pub(crate) refills: bool,
     started: u64,
     codes: BTreeMap<i32, u64>,
+    /// Commands can change their user here.
+    has_root: bool,
     /// What its server keeps, if it does.
     pub(crate) state: TempDir,
     /// Keeps the original's server alive.
@@ -107,6 +112,8 @@ impl Lane {
         };
         let house = House::at(&address);
         furnish(&house);
+        // Where a lock cannot be lost before its command ends by itself: nobody could end it.
+        let has_root = matches!(site, Site::Own | Site::Kept) && furnish_for_nobody(&house);
         let (tail, proxy) = (Tail::of(&house), Proxy::to(&address));
         Lane {
             site,
@@ -122,6 +129,7 @@ impl Lane {
             refills: true,
             started: 0,
             codes: BTreeMap::new(),
+            has_root,
             state,
             _original: original,
         }
@@ -154,8 +162,11 @@ impl Lane {
         while self.refills && self.runs.len() < FLEET {
             self.started += 1;
             let name = format!("r{}", self.started);
-            let lease = *self.random.pick(&[2, 2, 3, 6, 20]);
-            let manners = *self.random.pick(&MANNERS);
+            let (lease, manners) = if self.has_root && self.random.chance(8) {
+                (20, Manners::Root)
+            } else {
+                (*self.random.pick(&[2, 2, 3, 6, 20]), *self.random.pick(&MANNERS))
+            };
             let proxied = self.random.chance(60);
             // Whoever waits may be sent away by many a fault. On a busy machine a short lease may be lost for
             // nothing. Both are allowed, and safe.
@@ -170,6 +181,10 @@ impl Lane {
             if self.random.chance(70) {
                 flags.extend(["--kill-after", "0.5"].map(str::to_owned));
             }
+            let contained = self.has_root && manners != Manners::Root && self.random.chance(20);
+            if contained {
+                flags.extend(["--contain", "pidns"].map(str::to_owned));
+            }
             let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
             let mut command = command(&self.house, &server, &name, lines, manners, &flags);
             let mut unread = None;
@@ -179,7 +194,9 @@ impl Lane {
                 unread = Some(read);
             }
             let running = Running::start(&mut command);
-            let run = Run { name, running, lease, manners, proxied, tender: false, may, swept: false, _unread: unread };
+            let tender = false;
+            let run =
+                Run { name, running, lease, manners, proxied, contained, tender, may, swept: false, _unread: unread };
             self.runs.push(run);
         }
     }

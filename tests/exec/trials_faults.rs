@@ -6,7 +6,8 @@ use nix::sys::signal::Signal;
 
 use super::trials::{Lane, Run, Site, start_kept, wall};
 use super::trials_checker::Break;
-use super::trials_fleet::{Role, Stay, processes, send};
+use super::trials_fleet::{Manners, Role, Stay, processes, send};
+use crate::house::quota::Quota;
 use crate::house::{Server, now};
 
 /// For a proved loss, and for a server that forgot everything: the grace, and time for a busy machine.
@@ -17,7 +18,7 @@ const SOON: Duration = Duration::from_millis(500);
 type Fault = fn(&mut Lane) -> Option<String>;
 
 /// The more often a name is here, the more often it happens.
-const ANYWHERE: [(&str, Fault); 17] = [
+const ANYWHERE: [(&str, Fault); 20] = [
     ("dflock killed", kill_dflock),
     ("dflock killed", kill_dflock),
     ("dflock killed while it waits", kill_waiter),
@@ -25,6 +26,9 @@ const ANYWHERE: [(&str, Fault); 17] = [
     ("dflock frozen for a moment", freeze_for_a_moment),
     ("dflock frozen while it waits", freeze_waiter),
     ("guardian killed", kill_guardian),
+    ("dflock starved", starve),
+    ("dflock and its guardian killed", kill_both),
+    ("dflock and its guardian killed", kill_both),
     ("child killed", kill_child),
     ("dflock told to end", tell_to_end),
     ("dflock told to end", tell_to_end),
@@ -161,6 +165,39 @@ fn kill_guardian(lane: &mut Lane) -> Option<String> {
     let guardian = processes(&lane.house, Some(&name)).into_iter().find(|one| one.role == Role::Guardian)?;
     lane.runs[at].tender = true;
     send(guardian.pid, Signal::SIGKILL);
+    Some(name)
+}
+
+/// As by one `pkill`.
+fn kill_both(lane: &mut Lane) -> Option<String> {
+    let at = lane.writer(|run| sturdy(run) && run.contained)?;
+    let name = lane.runs[at].name.clone();
+    let guardian = processes(&lane.house, Some(&name)).into_iter().find(|one| one.role == Role::Guardian)?;
+    let mut both = [guardian.pid, lane.runs[at].running.pid.cast_signed()];
+    if lane.random.chance(50) {
+        both.reverse();
+    }
+    both.iter().for_each(|pid| send(*pid, Signal::SIGKILL));
+    lane.runs[at].may.push(137);
+    lane.wait_for_end(&name);
+    lane.wait_for_silence(&name);
+    Some(name)
+}
+
+/// It and its guardian share a twentieth of a processor with many others. The child has all it needs.
+fn starve(lane: &mut Lane) -> Option<String> {
+    let stay = Stay::in_house(&lane.house);
+    let at = lane.writer(|run| short(run) && run.manners != Manners::Root)?;
+    let name = lane.runs[at].name.clone();
+    let quota = Quota::new(&format!("trial-{}-{name}", lane.runs[at].running.pid))?;
+    lane.runs[at].may.push(79);
+    for process in processes(&lane.house, Some(&name)).iter().filter(|process| process.role != Role::Job) {
+        quota.take_in(process.pid);
+    }
+    let (begin, lease) = (now(), Duration::from_secs(lane.runs[at].lease));
+    lane.until("a lease to pass", |lane| (begin.elapsed() > lease || lane.find(&name).is_none()).then_some(()));
+    drop(quota);
+    drop(stay);
     Some(name)
 }
 

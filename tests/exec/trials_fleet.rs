@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,6 +13,7 @@ use nix::unistd::Pid;
 
 use super::trials_checker::Line;
 use crate::house::clean::{House, Running};
+use crate::house::tools::NOBODY;
 
 /// Writes a line every few milliseconds, with neither a fork nor a sleep: nobody ever writes to the pipe.
 /// While the file `stay` is there, it does not end. `$1` is its name, `$2` how many lines, `$3` its manners.
@@ -28,6 +30,7 @@ write() {
 case $3 in *stubborn) trap '' TERM ;; esac
 case $3 in
     deep-slow) ( trap 'told=1 left=60' TERM; write "$1" ) & wait ;;
+    away) setsid bash job "$1" "$2" obeys & wait ;;
     deep*) ( ( ( write "$1" ) & wait ) & wait ) & wait ;;
     *) write "$1" ;;
 esac
@@ -43,10 +46,15 @@ pub(crate) enum Manners {
     DeepStubborn,
     /// Its first process ends at once, the others only after a while.
     DeepSlow,
+    /// It leaves its group and its session.
+    Away,
+    /// It is root's, and dflock somebody's who cannot signal it.
+    Root,
 }
 
-pub(crate) const MANNERS: [Manners; 5] =
-    [Manners::Obeys, Manners::Stubborn, Manners::Deep, Manners::DeepStubborn, Manners::DeepSlow];
+/// Those that can be anywhere.
+pub(crate) const MANNERS: [Manners; 6] =
+    [Manners::Obeys, Manners::Stubborn, Manners::Deep, Manners::DeepStubborn, Manners::DeepSlow, Manners::Away];
 
 impl Manners {
     fn word(self) -> &'static str {
@@ -56,6 +64,8 @@ impl Manners {
             Manners::Deep => "deep",
             Manners::DeepStubborn => "deep-stubborn",
             Manners::DeepSlow => "deep-slow",
+            Manners::Away => "away",
+            Manners::Root => "obeys",
         }
     }
 }
@@ -83,7 +93,11 @@ pub(crate) fn command(
     let mut command = house.command("dflock");
     command.env("DFLOCK_SERVERS", server).env("TRIAL", name);
     command.args(["exec", "-w", "forever", "--connect-retry", "10s"]).args(flags);
-    command.args(["k", "--", "bash", "job", name, &lines.to_string(), manners.word()]);
+    command.args(["k", "--"]);
+    if manners == Manners::Root {
+        command.uid(NOBODY).gid(NOBODY).args(["./become-root", "--reuid=0"]);
+    }
+    command.args(["bash", "job", name, &lines.to_string(), manners.word()]);
     command
 }
 

@@ -9,6 +9,7 @@ pub mod home;
 pub mod network;
 pub mod original;
 pub mod proxy;
+pub mod quota;
 pub mod running;
 pub mod tools;
 pub mod typist;

@@ -4,6 +4,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+/// A user, and a group, that owns nothing.
+pub const NOBODY: u32 = 65534;
+
 /// Whether a program can be started; says so if it cannot.
 pub fn is_there(program: &str) -> bool {
     let mut search = Command::new("/bin/sh");
