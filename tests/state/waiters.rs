@@ -234,3 +234,45 @@ fn a_grant_that_was_never_told_is_the_next_ones() {
         assert_eq!(later.ask("r", "job", &token), "ok");
     }
 }
+
+fn is_silent(client: &Client) -> bool {
+    client.stream().set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    let heard = client.stream().peek(&mut [0]);
+    client.stream().set_read_timeout(Some(crate::house::CEILING)).expect("a timeout");
+    heard.is_err()
+}
+
+/// After a restart everybody has to come back, and some are quicker.
+#[test]
+fn whoever_is_not_back_yet_is_not_overtaken() {
+    let mut kept = Kept::start(&[]);
+    let mut holder = resumable(&kept);
+    let token = holder.take("job", "0 600");
+    let (_first, first) = queued(&kept, 60);
+    let (_second, second) = queued(&kept, 60);
+    let (_third, third) = queued(&kept, 2);
+    kept.restart();
+    let back = |ticket: &str| {
+        let mut client = resumable(&kept);
+        assert_eq!(client.ask("resume", "job", ticket), format!("queued {ticket}"));
+        client.send(b"w\njob\n600\n");
+        client
+    };
+    let mut second = back(&second);
+    assert_eq!(kept.connect().ask("r", "job", &token), "ok");
+    assert!(is_silent(&second), "the first one is still expected");
+    assert_eq!(kept.connect().ask("l", "job", "0"), "timeout");
+    let mut last = kept.connect();
+    last.send(b"l\njob\n600\n");
+    let mut first_again = resumable(&kept);
+    let resumed = first_again.ask("resume", "job", &first);
+    assert!(resumed.starts_with("acquired "), "{resumed}");
+    let (mut first, token) = (first_again, token_of(&resumed));
+    assert!(is_silent(&second));
+    assert_eq!(first.ask("r", "job", &token), "ok");
+    let token = token_of(&second.line());
+    assert_eq!(second.ask("r", "job", &token), "ok");
+    // The third one stays away: it is waited for as long as was agreed.
+    assert!(last.line().starts_with("ok "));
+    assert_eq!(last.ask("resume", "job", &third), "error");
+}

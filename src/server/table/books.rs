@@ -129,7 +129,7 @@ impl Table {
             self.end_stale_holder(turn, key);
         }
         let entry = &self.keys[key as usize];
-        if entry.holders < kind.limit() {
+        if entry.holders < kind.limit() && !self.is_spoken_for(key) {
             let claim = self.add_claim(Claim {
                 key,
                 conn,
@@ -152,6 +152,17 @@ impl Table {
             return Asked::No(No::MaxWaiters);
         }
         Asked::Busy(key)
+    }
+
+    /// Whether one who outlived the server is expected back before anybody else is served.
+    fn is_spoken_for(&self, key: u32) -> bool {
+        self.keys[key as usize].waiting > 0
+            && self.queue.range((key, 0, 0)..=(key, u64::MAX, u32::MAX)).next().is_some()
+    }
+
+    pub(super) fn expect_until(&mut self, moment: Moment) {
+        self.expected_until = Some(moment);
+        self.quiet_until = self.quiet_until.min(moment);
     }
 
     /// A lock's lease that is over but still waits for its slice of [`Table::run_out`] blocks nobody.
@@ -336,7 +347,10 @@ impl Table {
             let first = self.queue.range((key, 0, 0)..=(key, u64::MAX, u32::MAX)).next().copied();
             let (Some((_, order, claim)), true) = (first, holders < kind.limit()) else { return };
             let Claim { conn, stage, lease_s, .. } = self.claims[claim as usize];
-            if self.conns[conn.index()].gone {
+            if conn == ConnId::NOBODY && self.expected_until.is_some() {
+                return;
+            }
+            if conn == ConnId::NOBODY || self.conns[conn.index()].gone {
                 // Its connection is closed and its turn to be cleared away has not come: it is passed over.
                 self.queue.remove(&(key, order, claim));
                 continue;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Claim, ConnId, Key, Moment, Place, Stage, Table};
+use super::{Claim, Key, Moment, Place, Stage, Table};
 
 /// What is not so.
 type Broken = String;
@@ -50,8 +50,11 @@ impl Table {
             }
             let slot = super::index(slot);
             let is_ready = |claim: u32| !self.conns[self.claims[claim as usize].conn.index()].gone;
-            let mut queue = self.queue.range((slot, 0, 0)..=(slot, u64::MAX, u32::MAX));
-            let somebody_could = holders < key.kind.limit() && queue.any(|(.., claim)| is_ready(*claim));
+            // Those behind one who is expected back wait for that.
+            let is_away = |claim: u32| self.claims[claim as usize].is_away();
+            let queue = self.queue.range((slot, 0, 0)..=(slot, u64::MAX, u32::MAX)).map(|(.., claim)| *claim);
+            let mut first = queue.take_while(|claim| !is_away(*claim));
+            let somebody_could = holders < key.kind.limit() && first.any(is_ready);
             if somebody_could && !self.paused && !self.closed {
                 return Err("somebody waits for what is free".to_owned());
             }
@@ -97,7 +100,8 @@ impl Table {
         agree("owners before these", self.displaced.len(), pairs)
     }
 
-    /// Those are in the queue who wait and whose client is there; who has just gone may be there still.
+    /// Those are in the queue who wait and whose client is there; who has just gone may be there still, and who
+    /// outlived the server.
     fn check_queue(&self) -> Result<(), Broken> {
         let is_there = |claim: &Claim| self.conns.get(claim.conn.index()).is_some_and(|conn| !conn.gone);
         for (slot, claim) in &self.claims {
@@ -108,7 +112,8 @@ impl Table {
         }
         for (key, order, claim) in &self.queue {
             let fits = self.claims.get(*claim as usize).is_some_and(|claim| {
-                (claim.key, claim.order) == (*key, *order) && !claim.is_granted() && claim.conn != ConnId::NOBODY
+                let may_wait = !claim.is_away() || claim.ticket().is_some();
+                (claim.key, claim.order) == (*key, *order) && !claim.is_granted() && may_wait
             });
             if !fits {
                 return Err("somebody is in a queue who waits for nothing".to_owned());

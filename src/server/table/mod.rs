@@ -98,6 +98,8 @@ pub struct Table {
     closed: bool,
     /// Gives out nothing for now, and takes nobody into a queue.
     paused: bool,
+    /// Until then those who outlived the server, and are away, are not overtaken.
+    expected_until: Option<Moment>,
 }
 
 struct Key {
@@ -207,6 +209,7 @@ impl Table {
             grants_ever: 0,
             closed: false,
             paused: false,
+            expected_until: None,
         }
     }
 
@@ -414,6 +417,10 @@ impl Table {
         if turn.now < self.quiet_until {
             return;
         }
+        if self.expected_until.is_some_and(|until| turn.now >= until) {
+            self.expected_until = None;
+            self.settle_all(turn);
+        }
         for _ in 0..SLICE {
             let Some(&(due, claim)) = self.due.first() else { break };
             if due > turn.now {
@@ -432,7 +439,7 @@ impl Table {
         let claim = self.due.first().map_or(Moment::NEVER, |(due, _)| *due);
         let oldest = self.idle.first().map(|key| self.keys[key as usize].idle_since);
         let idle = oldest.map_or(Moment::NEVER, |since| since + self.limits.idle);
-        self.quiet_until = claim.min(idle);
+        self.quiet_until = claim.min(idle).min(self.expected_until.unwrap_or(Moment::NEVER));
     }
 
     /// When [`Table::run_out`] is to be called next; it may find that what was due then is gone.
@@ -484,6 +491,10 @@ impl Table {
     /// Gives out again, first to those who waited meanwhile.
     pub fn go_on(&mut self, turn: &mut Turn<'_>) {
         self.paused = false;
+        self.settle_all(turn);
+    }
+
+    fn settle_all(&mut self, turn: &mut Turn<'_>) {
         let mut next = 0;
         while let Some((key, ..)) = self.queue.range((next, 0, 0)..).next().copied() {
             self.settle(turn, key);

@@ -2,8 +2,13 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Claim, ConnId, Kind, Limits, Link, Moment, Stage, Stamp, Table};
+
+/// How long those whose places outlived the server may take to come back before they are overtaken: as long as dflock
+/// keeps trying, and the server keeps a place for it, by default.
+const RETURN_WITHIN: Duration = Duration::from_secs(10);
 
 /// A grant that outlived its server; nobody is connected for it.
 #[derive(Clone, Debug)]
@@ -42,6 +47,9 @@ impl Table {
         let mut table = Table::new(limits, last_number);
         grants.for_each(|grant| table.hold_again(now, grant));
         places.for_each(|place| table.queue_again(now, place));
+        if !table.queue.is_empty() {
+            table.expect_until(now + RETURN_WITHIN);
+        }
         table
     }
 
@@ -70,7 +78,7 @@ impl Table {
         entry.newest = claim;
     }
 
-    /// As a place whose connection broke: out of the queue until its owner is back.
+    /// Its client is away through no fault of its own, so for a while nobody overtakes it.
     fn queue_again(&mut self, now: Moment, place: OldPlace) {
         let OldPlace { key, kind, ticket, lease_s, away_until } = place;
         let key = self.old_key(now, key, kind);
@@ -91,6 +99,9 @@ impl Table {
         self.remember_ticket(claim);
         self.keys[key as usize].waiting += 1;
         self.load.waiting += 1;
+        if self.claims[claim as usize].ticket().is_some() {
+            self.queue.insert((key, ticket.number, claim));
+        }
     }
 
     fn remember_ticket(&mut self, claim: u32) {
@@ -109,8 +120,6 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::play::{LIMITS, Play, at, stamp};
     use super::super::{No, Reply, Resumed, Turn, Verdict};
     use super::*;

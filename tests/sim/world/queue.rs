@@ -8,6 +8,12 @@ use dflock::server::table::{OldPlace, Resumed, Verdict};
 use super::World;
 use super::check::Violation;
 
+/// How long those who outlived the server may take to come back before they are overtaken.
+const RETURN_WITHIN: u64 = 10_000_000_000;
+
+/// That the server began to count a moment before its journal was read is no offence.
+const SLACK: u64 = 100_000_000;
+
 /// What is queued for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lock {
@@ -24,6 +30,8 @@ pub struct Waiter {
     present: bool,
     /// One of its connections agreed on being away.
     resumes: bool,
+    /// It outlived the server, and is not overtaken before.
+    expected_until: u64,
     /// Until when its place is kept, while it is away.
     away_until: u64,
     promised: bool,
@@ -39,7 +47,15 @@ impl World {
     pub fn joined_queue(&self, link: usize, (key, space): (u8, Space), ticket: Option<u64>) {
         let lock = Lock { key, semaphore: space == Space::Semaphores };
         let resumes = ticket.is_some();
-        let waiter = Waiter { links: vec![link], ticket, present: true, resumes, away_until: 0, promised: false };
+        let waiter = Waiter {
+            links: vec![link],
+            ticket,
+            present: true,
+            resumes,
+            expected_until: 0,
+            away_until: 0,
+            promised: false,
+        };
         self.check.borrow_mut().queues.entry(lock).or_default().push(waiter);
     }
 
@@ -84,6 +100,7 @@ impl World {
         }
         self.with_place(proof.number, |waiter| {
             waiter.present = true;
+            waiter.expected_until = 0;
             waiter.links.retain(|other| *other != link);
             waiter.links.push(link);
         });
@@ -125,7 +142,7 @@ impl World {
         }
     }
 
-    /// A grant must go to whoever is first of those who are there.
+    /// A grant must go to whoever is first of those who are there, or are expected back after a restart.
     pub fn check_turn(
         self: &Rc<World>,
         lock: Lock,
@@ -139,9 +156,11 @@ impl World {
             Verdict::Timeout | Verdict::Closed | Verdict::Moved => false,
         };
         let link = verdicts.iter().find(told).map(|(link, _)| *link);
+        let now = self.now();
         let mut check = self.check.borrow_mut();
         let queue = check.queues.entry(lock).or_default();
-        let first = queue.iter().position(|waiter| waiter.present);
+        let is_expected = |waiter: &Waiter| waiter.present || waiter.expected_until > now;
+        let first = queue.iter().position(is_expected);
         if own == Some(fence) {
             drop(check);
             if first.is_some() {
@@ -196,7 +215,8 @@ impl World {
             let promised = known.is_some_and(|waiter| waiter.promised);
             let resume = check.resumes.get(&place.ticket.number).copied().unwrap_or(0);
             let (links, resumes) = (Vec::new(), true);
-            let waiter = Waiter { links, ticket, present: false, resumes, away_until: now + resume, promised };
+            let (away_until, expected_until) = (now + resume, now + resume.min(RETURN_WITHIN).saturating_sub(SLACK));
+            let waiter = Waiter { links, ticket, present: false, resumes, expected_until, away_until, promised };
             check.queues.entry(Lock::of(&place.key, place.kind.space())).or_default().push(waiter);
         }
         check.queues.values_mut().for_each(|queue| queue.sort_by_key(|waiter| waiter.ticket));
