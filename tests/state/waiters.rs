@@ -214,6 +214,7 @@ fn a_grant_that_was_never_told_is_the_next_ones() {
         next.send(b"l\njob\n600\n");
         wait_for_waiters(&kept, 2);
         kept.server().signal("STOP");
+        wait_until_stopped(kept.server().pid());
         holder.send(format!("r\njob\n{token}\n").as_bytes());
         drop(gone);
         kept.server().signal("CONT");
@@ -233,6 +234,15 @@ fn a_grant_that_was_never_told_is_the_next_ones() {
         let token = token_of(&later.line());
         assert_eq!(later.ask("r", "job", &token), "ok");
     }
+}
+
+/// All its threads: what is sent from now on is found together.
+fn wait_until_stopped(pid: u32) {
+    let is_stopped = |stat: String| stat.rsplit_once(')').is_some_and(|(_, tail)| tail.trim_start().starts_with('T'));
+    wait_for("a server that stands still", || {
+        let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives").flatten();
+        threads.all(|thread| std::fs::read_to_string(thread.path().join("stat")).is_ok_and(is_stopped)).then_some(())
+    });
 }
 
 fn is_silent(client: &Client) -> bool {
