@@ -509,6 +509,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             [CompletionResult]::new('--host', '--host', [CompletionResultType]::ParameterName, 'Address to listen on: an IP address, a host name, or unix:/path (can be repeated)')
             [CompletionResult]::new('--port', '--port', [CompletionResultType]::ParameterName, 'Port to listen on; 0 takes a free one')
             [CompletionResult]::new('--default-lease-ttl', '--default-lease-ttl', [CompletionResultType]::ParameterName, 'Lease of a lock whose client names none, in seconds')
+            [CompletionResult]::new('--max-lease', '--max-lease', [CompletionResultType]::ParameterName, 'The longest lease that is given out: whoever asks for a longer one is told this one')
             [CompletionResult]::new('--max-locks', '--max-locks', [CompletionResultType]::ParameterName, 'How many keys there may be; unused ones give way')
             [CompletionResult]::new('--max-connections', '--max-connections', [CompletionResultType]::ParameterName, 'How many connections there may be; 0 for as many as there are descriptors')
             [CompletionResult]::new('--max-connections-per-ip', '--max-connections-per-ip', [CompletionResultType]::ParameterName, 'How many connections one address may have; 0 for any number')

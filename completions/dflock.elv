@@ -476,6 +476,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
             cand --host 'Address to listen on: an IP address, a host name, or unix:/path (can be repeated)'
             cand --port 'Port to listen on; 0 takes a free one'
             cand --default-lease-ttl 'Lease of a lock whose client names none, in seconds'
+            cand --max-lease 'The longest lease that is given out: whoever asks for a longer one is told this one'
             cand --max-locks 'How many keys there may be; unused ones give way'
             cand --max-connections 'How many connections there may be; 0 for as many as there are descriptors'
             cand --max-connections-per-ip 'How many connections one address may have; 0 for any number'

@@ -388,6 +388,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand holders" -s h -l help -d '
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l host -d 'Address to listen on: an IP address, a host name, or unix:/path (can be repeated)' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l port -d 'Port to listen on; 0 takes a free one' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l default-lease-ttl -d 'Lease of a lock whose client names none, in seconds' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-lease -d 'The longest lease that is given out: whoever asks for a longer one is told this one' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-locks -d 'How many keys there may be; unused ones give way' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-connections -d 'How many connections there may be; 0 for as many as there are descriptors' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-connections-per-ip -d 'How many connections one address may have; 0 for any number' -r -f
@@ -446,7 +447,7 @@ end
 complete -c dflock -n "__fish_dflock_using_subcommand completions" -f -a "bash elvish fish powershell zsh"
 complete -c dflock -n "__fish_dflock_using_subcommand man" -f -a "(__fish_complete_directories)"
 
-set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w
+set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-lease --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w
 
 # Whether the key of `dflock exec` is there already.
 function __dflock_has_key

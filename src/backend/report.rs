@@ -39,8 +39,23 @@ pub struct SemaphoreRow {
 }
 
 impl LockRow {
+    /// Somebody has it; else somebody waits whose turn has not come.
+    pub fn is_held(&self) -> bool {
+        self.owner_conn_id > 0
+            || self.lease_expires_in_s > 0.0
+            || self.claims.as_ref().is_some_and(|claims| claims.iter().any(|claim| claim.state == "held"))
+    }
+
+    /// The server keeps it for a client that is gone, until its lease ends or it comes back.
+    pub fn is_nobodys(&self) -> bool {
+        self.is_held() && self.claims.is_none() && self.owner_conn_id == 0
+    }
+
     /// Who has it, as far as the server says.
     pub fn holder(&self) -> String {
+        if self.is_nobodys() {
+            return "a client that is not connected".to_owned();
+        }
         match self.claims.as_ref().and_then(|claims| claims.first()) {
             None => format!("connection {}", self.owner_conn_id),
             Some(Claim { host: Some(host), pid: Some(pid), .. }) => format!("process {pid} on {host}"),
@@ -60,6 +75,7 @@ pub struct Claim {
     pub host: Option<String>,
     pub pid: Option<u32>,
     pub fence: u64,
+    pub fence_text: String,
     pub lease_left_s: Option<f64>,
 }
 

@@ -194,6 +194,8 @@ pub struct Taken {
     limit: Option<u64>,
     token: Option<String>,
     fence: Option<u64>,
+    /// The same: readers of JSON cut numbers this large to 53 bits.
+    fence_text: Option<String>,
     lease_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<u64>,
@@ -212,6 +214,7 @@ impl Taken {
             limit,
             token: held.map(|held| held.token.as_str().to_owned()),
             fence: held.and_then(|held| held.fence),
+            fence_text: held.and_then(|held| held.fence).map(|fence| fence.to_string()),
             lease_s: held.map(|held| held.lease.as_secs_f64()),
             position: report.position,
             holder_pid: report.pid,

@@ -27,7 +27,7 @@ pub(crate) async fn who_has_it(backend: &Backend, key: &Key, mut failure: Failur
 
 /// What the server says of a lock that is held.
 pub(crate) fn in_words(status: &Status) -> Option<String> {
-    let lock = status.lock.as_ref().map(|row| {
+    let lock = status.lock.as_ref().filter(|row| row.is_held()).map(|row| {
         let (holder, left, waiters) = (row.holder(), row.lease_expires_in_s, row.waiters);
         format!("{holder} has it, {left:.0}s of its lease are left, {waiters} wait")
     });

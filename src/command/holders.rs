@@ -64,6 +64,7 @@ struct Row {
     owner_pid: Option<i32>,
     owner_name: Option<String>,
     fence: Option<u64>,
+    fence_text: Option<String>,
     held_s: Option<f64>,
     lease_s: Option<f64>,
     lease_left_s: Option<f64>,
@@ -140,6 +141,7 @@ fn row(status: Status) -> Row {
         State::InDanger { why } => ("in_danger", Some(why)),
         State::Lost { why } => ("lost", Some(why)),
     };
+    let fence = status.held.as_ref().and_then(|held| held.fence);
     Row {
         key: status.key.to_string(),
         limit: match status.kind {
@@ -152,7 +154,8 @@ fn row(status: Status) -> Row {
         pid: status.pid,
         owner_pid: status.owner.map(|owner| owner.pid),
         owner_name: status.owner_name,
-        fence: status.held.as_ref().and_then(|held| held.fence),
+        fence,
+        fence_text: fence.map(|fence| fence.to_string()),
         held_s: seconds(status.held_for),
         lease_s: seconds(status.held.as_ref().map(|held| held.lease)),
         lease_left_s: seconds(status.lease_left),

@@ -47,6 +47,11 @@ pub struct Serve {
           value_parser = duration::parse_whole_seconds)]
     default_lease_ttl: u64,
 
+    /// The longest lease that is given out: whoever asks for a longer one is told this one
+    #[arg(long, value_name = "DUR", default_value = "1d", env = "DFLOCKD_MAX_LEASE",
+          value_parser = duration::parse_whole_seconds)]
+    max_lease: u64,
+
     /// How many keys there may be; unused ones give way
     #[arg(long, value_name = "N", default_value_t = 1_000_000, env = "DFLOCKD_MAX_LOCKS",
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -216,6 +221,7 @@ impl Serve {
             port: self.port,
             limits,
             default_lease_s: self.default_lease_ttl,
+            max_lease_s: self.max_lease,
             max_connections: self.max_connections as usize,
             max_connections_per_ip: self.max_connections_per_ip as usize,
             read_timeout: self.read_timeout,

@@ -51,7 +51,7 @@ impl Status {
         let (shard, _) = backend.server_of(&key);
         let status =
             super::block_on(backend.status(&key)).map_err(|failure| autostart::name_stranger(&settings, failure))?;
-        let is_held = status.lock.is_some() || status.semaphore.is_some();
+        let is_held = status.lock.as_ref().is_some_and(LockRow::is_held) || status.semaphore.is_some();
         let document = Document {
             schema: output::SCHEMA,
             key: key.to_string(),
@@ -74,7 +74,9 @@ fn lines(document: &Document) -> String {
     let Document { key, server, shard, lock, semaphore, .. } = document;
     let (key, place) = (escape(key), format!("on {} (shard {shard})", escape(server)));
     let mut text = String::new();
-    if let Some(row) = lock {
+    if let Some(row) = lock.as_ref().filter(|row| !row.is_held()) {
+        text.push_str(&format!("{key}: free, {} waiting, {place}\n", row.waiters));
+    } else if let Some(row) = lock {
         text.push_str(&format!(
             "{key}: held by {}, {:.1}s of its lease left, {} waiting, {place}\n",
             escape(&row.holder()),

@@ -46,6 +46,7 @@ pub struct Options {
     pub port: u16,
     pub limits: Limits,
     pub default_lease_s: u64,
+    pub max_lease_s: u64,
     /// 0 for any number.
     pub max_connections: usize,
     pub max_connections_per_ip: usize,
@@ -79,6 +80,7 @@ struct Context {
     secret: Option<Vec<u8>>,
     auto_release: bool,
     default_lease_s: u64,
+    max_lease_s: u64,
     read_timeout: Duration,
     write_timeout: Duration,
 }
@@ -117,6 +119,7 @@ impl Server {
             secret: options.secret,
             auto_release: options.limits.auto_release,
             default_lease_s: options.default_lease_s,
+            max_lease_s: options.max_lease_s,
             read_timeout: options.read_timeout,
             write_timeout: options.write_timeout,
         };

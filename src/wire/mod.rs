@@ -43,6 +43,8 @@
 //! A renewal that names no lease keeps the lock's own: the one that was named last, by whomever. (The original
 //! sets its default instead, so clients of unknown servers name it.) Answers say how many seconds it is.
 //!
+//! A server may give a shorter lease than was asked for (`serve --max-lease`): what counts is what it answers.
+//!
 //! `ok SECONDS` to a renewal or a resume means: held for so long, unless it is released, or its last connection ends.
 //! A resume belongs to the lock's holder and starts its lease anew; it never makes it any shorter.
 //!

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::house::Server;
 use crate::house::clean::House;
 use crate::house::typist::Typist;
+use crate::house::{Server, wait_for};
 
 /// The names of all fields, those of objects in lists and objects included: `servers[].ok`.
 fn fields(document: &Value) -> BTreeSet<String> {
@@ -36,7 +36,7 @@ fn set(names: &str) -> BTreeSet<String> {
 fn whatever_was_taken_is_told_in_the_same_fields() {
     let house = House::new();
     let json = |args: &[&str]| house.dflock(&[args, &["--json"]].concat()).json();
-    let taken = set("schema key server state limit token fence lease_s holder_pid owner_pid");
+    let taken = set("schema key server state limit token fence fence_text lease_s holder_pid owner_pid");
     let acquired = json(&["acquire", "a"]);
     for document in [
         acquired.clone(),
@@ -99,13 +99,19 @@ fn holders_are_told_in_the_same_fields() {
     house.dflock(&["acquire", "a"]).ok();
     house.dflock(&["enqueue", "a"]).ok();
     house.dflock(&["sem", "acquire", "s", "--limit", "4", "--owner", "none", "--max-hold", "60"]).ok();
-    let row =
-        set("key limit server state why pid owner_pid owner_name fence held_s lease_s lease_left_s max_hold_left_s");
+    let row = set(
+        "key limit server state why pid owner_pid owner_name fence fence_text held_s lease_s lease_left_s max_hold_left_s",
+    );
     let holders = house.holders();
     assert_eq!(holders.len(), 3);
     for holder in &holders {
         assert_eq!(fields(holder), row, "{holder}");
     }
+    // Readers that keep numbers as floating point lose the end of a fence.
+    let fence = holders.iter().find_map(|holder| holder["fence"].as_u64()).expect("a fence");
+    assert!(fence > 1 << 53, "{fence}");
+    let text = fence.to_string();
+    assert!(holders.iter().any(|holder| holder["fence_text"] == text.as_str()), "{holders:?}");
     let table = house.dflock(&["holders"]).out;
     let mut rows: Vec<Vec<&str>> = table.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
     rows.sort();
@@ -140,6 +146,37 @@ fn the_status_of_a_key() {
     house.dflock(&["sem", "acquire", "only", "--limit", "1"]).ok();
     assert_eq!(json("only")["state"], "held");
     assert!(json("only")["lock"].is_null());
+}
+
+/// The server keeps a lock whose client is gone, for it to come back or to the end of its lease.
+#[test]
+fn a_lock_of_nobody_who_is_there_is_told_in_words() {
+    let server = Server::start(&["--no-auto-release-on-disconnect"]);
+    let house = House::at(&server.address);
+    server.connect().take("k", "0 600");
+    let status = wait_for("its end to be noticed", || {
+        let status = house.dflock(&["status", "k"]).out;
+        (!status.contains("held by connection")).then_some(status)
+    });
+    assert!(status.starts_with("k: held by a client that is not connected, "), "{status}");
+    assert_eq!(house.dflock(&["status", "k", "--json"]).json()["lock"]["owner_conn_id"], 0);
+    let busy = house.dflock(&["acquire", "k", "-nv"]).code(75).err;
+    assert!(busy.contains("a client that is not connected has it") && !busy.contains("connection 0"), "{busy}");
+    let table = house.dflock(&["stats", "--format", "table"]).out;
+    assert!(table.contains("1 (not connected)"), "{table}");
+    // Whoever waits alone is no holder.
+    let server = Server::start(&[]);
+    let house = House::at(&server.address);
+    let mut first = server.connect();
+    let token = first.take("k", "0");
+    let mut away = server.connect();
+    assert!(away.ask("info", "_", "resume 60").starts_with("ok "));
+    assert!(away.ask("e", "k", "").starts_with("queued "));
+    drop(away);
+    wait_for("its end to be noticed", || (first.stats()["connections"] == 1).then_some(()));
+    assert_eq!(first.ask("r", "k", &token), "ok");
+    let status = house.dflock(&["status", "k"]).out;
+    assert!(status.starts_with("k: free, 1 waiting, "), "{status}");
 }
 
 #[test]

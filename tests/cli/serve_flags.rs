@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::house::clean::House;
 use crate::house::{Server, now, wait_for};
 use crate::lines::{Lines, tcp, unix};
 use crate::start::{private_file, raise_descriptor_limit, refused, refused_with};
@@ -30,6 +31,7 @@ fn values_that_make_no_sense_are_refused() {
         ("--shutdown-timeout", &["-1", "never"]),
         ("--gc-max-idle", &["-1", "1 m"]),
         ("--default-lease-ttl", &["0", "1.5", "-3", "9223372037"]),
+        ("--max-lease", &["0", "1.5", "-3", "forever"]),
         ("--idle-exit", &["0", "-1", "later"]),
         ("--auto-release-on-disconnect", &["maybe", "2"]),
         ("--log-format", &["xml"]),
@@ -88,6 +90,45 @@ fn variables_work() {
     holder.take("job", "0 600");
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
+}
+
+/// A host that crashed under a lease of ten years would block its key for as long.
+#[test]
+fn a_lease_longer_than_the_longest_is_cut_and_told() {
+    let day = 24 * 3600;
+    for (args, most) in [(&[][..], day), (&["--max-lease", "2h"], 7200), (&["--max-lease", "20"], 20)] {
+        let server = Server::start(args);
+        let mut client = server.connect();
+        assert!(client.ask("info", "_", "resume 60").starts_with("ok "));
+        let says = |answer: &str| answer.ends_with(&format!(" {most}"));
+        let answer = client.ask("l", "job", "0 315360000");
+        assert!(says(&answer), "{answer}");
+        let token = answer.split(' ').nth(1).unwrap().to_owned();
+        assert!(says(&client.ask("n", "job", &format!("{token} 315360000"))));
+        assert!(says(&client.ask("n", "job", &token)), "its own");
+        assert!(says(&client.ask("resume", "job", &format!("{token} 315360000"))));
+        assert!(says(&client.ask("e", "two", "315360000")));
+        assert!(says(&client.ask("sl", "pool", "0 2 315360000")));
+        assert!(says(&client.ask("se", "pool-two", "2 315360000")));
+        let left = client.stats()["locks"][0]["lease_expires_in_s"].as_f64().unwrap();
+        assert!(left <= f64::from(most), "{left}");
+        if most == 20 {
+            assert!(says(&client.ask("l", "by-default", "0")), "the default too");
+        }
+        // What is asked for and is less stays what it is.
+        assert!(client.ask("l", "short", "0 5").ends_with(" 5"));
+    }
+}
+
+/// Whoever asks for more goes by what it got.
+#[test]
+fn a_client_goes_by_the_lease_that_it_got() {
+    let server = Server::start(&["--max-lease", "20"]);
+    let house = House::at(&server.address);
+    let taken = house.dflock(&["acquire", "job", "-l", "3650d", "--json"]).json();
+    assert_eq!(taken["lease_s"], 20.0);
+    let lease = house.dflock(&["exec", "other", "-l", "3650d", "--", "sh", "-c", "echo $DFLOCK_LEASE"]).out;
+    assert_eq!(lease, "20\n");
 }
 
 #[test]

@@ -169,6 +169,7 @@ fn options(kind: u8, path: &std::path::Path) -> Options {
         port: 0,
         limits,
         default_lease_s: 33,
+        max_lease_s: 86_400,
         max_connections: 0,
         max_connections_per_ip: 0,
         read_timeout: Duration::from_secs(23),

@@ -144,6 +144,7 @@ fn claims(queue: &[KeyValue], limit: u64, left: &BTreeMap<i64, f64>) -> Vec<Clai
             host: about.host,
             pid: about.pid,
             fence: key.create_revision.cast_unsigned(),
+            fence_text: key.create_revision.cast_unsigned().to_string(),
             lease_left_s: left.get(&key.lease).copied(),
         }
     };

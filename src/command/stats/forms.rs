@@ -25,8 +25,10 @@ pub(super) fn table_with(document: &Document, rates: &Rates) -> String {
         servers.row(row);
     }
     let mut keys = Table::new(&["KEY", "KIND", "HOLDERS", "WAITERS", "LEASE LEFT", "SERVER"]);
-    for Entry { key, kind, holders, limit, waiters, lease_left_s, server } in entries(document) {
+    for entry in entries(document) {
+        let Entry { key, kind, holders, is_nobodys, limit, waiters, lease_left_s, server } = entry;
         let holders = limit.map_or(holders.to_string(), |limit| format!("{holders}/{limit}"));
+        let holders = if is_nobodys { format!("{holders} (not connected)") } else { holders };
         let left = lease_left_s.map_or("-".to_owned(), |left| format!("{left:.1}s"));
         keys.row(vec![key.to_owned(), kind.to_owned(), holders, waiters.to_string(), left, server.to_owned()]);
     }
@@ -44,9 +46,11 @@ pub(super) fn lines(document: &Document, rates: &Rates, time: &str) -> String {
         fields.extend(message.clone().map(|why| ("why", why)));
         line(&fields);
     }
-    for Entry { key, kind, holders, limit, waiters, lease_left_s, server } in entries(document) {
+    for entry in entries(document) {
+        let Entry { key, kind, holders, is_nobodys, limit, waiters, lease_left_s, server } = entry;
         let mut fields = vec![("server", server.to_owned()), ("key", key.to_owned()), ("kind", kind.to_owned())];
         fields.extend([("holders", holders.to_string()), ("waiters", waiters.to_string())]);
+        fields.extend(is_nobodys.then(|| ("connected", "false".to_owned())));
         fields.extend(limit.map(|limit| ("limit", limit.to_string())));
         fields.extend(lease_left_s.map(|left| ("lease_left_s", format!("{left:.1}"))));
         line(&fields);
@@ -59,6 +63,7 @@ struct Entry<'a> {
     key: &'a str,
     kind: &'static str,
     holders: u64,
+    is_nobodys: bool,
     limit: Option<u64>,
     waiters: u64,
     lease_left_s: Option<f64>,
@@ -69,7 +74,8 @@ fn entries(document: &Document) -> impl Iterator<Item = Entry<'_>> {
     let locks = document.locks.iter().map(|Of { row, server }| Entry {
         key: &row.key,
         kind: "lock",
-        holders: u64::from(row.owner_conn_id > 0 || row.lease_expires_in_s > 0.0),
+        holders: u64::from(row.is_held()),
+        is_nobodys: row.is_nobodys(),
         limit: None,
         waiters: row.waiters,
         lease_left_s: Some(row.lease_expires_in_s),
@@ -79,6 +85,7 @@ fn entries(document: &Document) -> impl Iterator<Item = Entry<'_>> {
         key: &row.key,
         kind: "semaphore",
         holders: row.holders,
+        is_nobodys: false,
         limit: Some(row.limit),
         waiters: row.waiters,
         lease_left_s: None,

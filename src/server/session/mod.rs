@@ -218,7 +218,9 @@ impl Session {
         }
         let context = &*self.seat.context;
         let (shared, conn) = (&context.shared, self.seat.conn);
-        let lease = |lease_s: Option<u64>| lease_s.unwrap_or(context.default_lease_s);
+        // The answer says what is given, and whoever asked for more believes it.
+        let capped = |lease_s: u64| lease_s.min(context.max_lease_s);
+        let lease = |lease_s: Option<u64>| capped(lease_s.unwrap_or(context.default_lease_s));
         match request {
             Request::Acquire { key, kind, timeout_s, lease_s } => {
                 let patience = Duration::from_secs(timeout_s);
@@ -247,11 +249,13 @@ impl Session {
                 if handed_over { Next::GiveWay } else { next }
             }
             Request::Renew { key, space, token, lease_s } => {
+                let lease_s = lease_s.map(capped);
                 let (renewed, promise) = shared.with(|table, turn| table.renew(turn, conn, key, space, token, lease_s));
                 self.note(promise);
                 self.say(renewed.map_or(Answer::Refused(Refusal::Unsaid), |seconds| Answer::Left { seconds }))
             }
             Request::Resume { key, space, proof, lease_s } => {
+                let lease_s = lease_s.map(capped);
                 let (resumed, promise) =
                     shared.with(|table, turn| table.resume(turn, conn, key, space, proof, lease_s));
                 self.note(promise);
