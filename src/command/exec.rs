@@ -150,7 +150,16 @@ impl Exec {
             Some(script) => vec!["/bin/sh".into(), "-c".into(), script],
             None => self.program,
         };
-        let job = Job { asks, program, rules, held, min_hold: self.min_hold.unwrap_or_default() };
+        // A part of it, from nothing to all of it.
+        let part = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
+        let job = Job {
+            asks,
+            program,
+            rules,
+            held,
+            first_pause: self.jitter.unwrap_or_default().mul_f64(part),
+            min_hold: self.min_hold.unwrap_or_default(),
+        };
         let contain = match self.contain {
             Contain::Auto => contain::Contain::Auto,
             Contain::Group => contain::Contain::Group,
@@ -165,12 +174,7 @@ impl Exec {
         let key = job.asks[0].key.clone();
         let user = Onlooker { manner: self.manner, key: &key, backend: &backend, site: &site };
         let manner = self.manner;
-        let jitter = self.jitter.unwrap_or_default();
         let outcome = super::block_on(async {
-            if !jitter.is_zero() {
-                let part = (getrandom::u32().unwrap_or(0) as f64) / f64::from(u32::MAX);
-                tokio::time::sleep(jitter.mul_f64(part)).await;
-            }
             let outcome = exec::run(job, &backend, guard, containment, &user).await;
             match outcome {
                 Err(failure) => Err(who_has_it(&backend, &key, failure, manner).await),

@@ -50,6 +50,8 @@ pub struct Job {
     pub rules: Rules,
     /// Variables for the child besides those of the lock.
     pub held: OsString,
+    /// Before anything is asked for.
+    pub first_pause: Duration,
     /// The locks are kept for so long at least, even if the command ends before.
     pub min_hold: Duration,
 }
@@ -88,6 +90,15 @@ pub async fn run(
     user: &dyn User,
 ) -> Result<Outcome, Failure> {
     let mut signals = Signals::listen().map_err(|why| Failure::internal("listen for signals", &why))?;
+    if !job.first_pause.is_zero() {
+        tokio::select! {
+            signal = signals.end_of_wait() => {
+                guard.farewell();
+                return Ok(Outcome::Interrupted(signal));
+            }
+            () = tokio::time::sleep(job.first_pause) => {}
+        }
+    }
     let taken = tokio::select! {
         taken = take_all(&job, backend, &mut guard, &mut signals) => taken,
         () = waiting::tell(user, backend, &job) => Err(Failure::internal("wait", &"the clock stopped")),

@@ -170,6 +170,21 @@ fn under_a_process_one_of_its_own_it_reaps_and_ends_as_the_command() {
     });
     crate::house::signal(inner, "TERM");
     assert_eq!(running.finish().code, 6);
+    // Before it has even asked for the lock.
+    let mut command = house.command("unshare");
+    command.args(["-pf", "--mount-proc", "dflock", "exec", "--jitter", "1000h", "k", "true"]);
+    let running = Running::start(command.stdin(Stdio::null()));
+    let hears_term = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & (1 << 14) != 0)
+    };
+    let inner = wait_for("process 1 of the namespace to listen", || {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", running.pid)).ok()?;
+        children.split_whitespace().next()?.parse().ok().filter(|pid| hears_term(*pid))
+    });
+    crate::house::signal(inner, "TERM");
+    assert_eq!(running.finish().code, 143);
 }
 
 /// A caller in whatever language, with a library that blocks signals or ignores its children, and forgets that.

@@ -111,7 +111,9 @@ impl<Q: Call> Exchange for One<'_, Q> {
         let asked = clock::now();
         let answer = timeout(within, link.call(self.0.clone(), login)).await;
         let answer = answer.map_err(|_| Trouble::Silent)??;
-        let header = answer.header().cloned().unwrap_or_default();
+        let header = answer.header().cloned().filter(|header| header.cluster_id != 0);
+        let header =
+            header.ok_or_else(|| Trouble::Strange("its answer does not say which cluster it is of".to_owned()))?;
         cluster.know(header.cluster_id)?;
         Ok(Answered { answer, asked, revision: header.revision, term: header.raft_term })
     }
