@@ -126,6 +126,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             dflock holders --keys --for release 2>$null | Where-Object { $_ -match '^[\w./:%+,-]+$' } | ForEach-Object {
                 [CompletionResult]::new($_, $_, [CompletionResultType]::ParameterValue, 'A key that a holder has')
             }
+            [CompletionResult]::new('--token-file', '--token-file', [CompletionResultType]::ParameterName, 'Read the token from this file: an argument can be seen by other users')
             [CompletionResult]::new('-s', '-s', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
             [CompletionResult]::new('--servers', '--servers', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
             [CompletionResult]::new('--shard', '--shard', [CompletionResultType]::ParameterName, 'Use this shard, counted from 0, whatever the key')
@@ -156,6 +157,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             dflock holders --keys --for renew 2>$null | Where-Object { $_ -match '^[\w./:%+,-]+$' } | ForEach-Object {
                 [CompletionResult]::new($_, $_, [CompletionResultType]::ParameterValue, 'A key that a holder has')
             }
+            [CompletionResult]::new('--token-file', '--token-file', [CompletionResultType]::ParameterName, 'Read the token from this file: an argument can be seen by other users')
             [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'New lease [default: as before, as far as it is known; else the server''s]')
             [CompletionResult]::new('--lease', '--lease', [CompletionResultType]::ParameterName, 'New lease [default: as before, as far as it is known; else the server''s]')
             [CompletionResult]::new('-s', '-s', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
@@ -223,6 +225,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             dflock holders --keys --for wait 2>$null | Where-Object { $_ -match '^[\w./:%+,-]+$' } | ForEach-Object {
                 [CompletionResult]::new($_, $_, [CompletionResultType]::ParameterValue, 'A key that a holder has')
             }
+            [CompletionResult]::new('--token-file', '--token-file', [CompletionResultType]::ParameterName, 'Read the token from this file: an argument can be seen by other users')
             [CompletionResult]::new('-w', '-w', [CompletionResultType]::ParameterName, 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]')
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]')
             [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]')
@@ -307,6 +310,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
                 [CompletionResult]::new($_, $_, [CompletionResultType]::ParameterValue, 'A key that a holder has')
             }
             [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once; all its users must name the same number')
+            [CompletionResult]::new('--token-file', '--token-file', [CompletionResultType]::ParameterName, 'Read the token from this file: an argument can be seen by other users')
             [CompletionResult]::new('-s', '-s', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
             [CompletionResult]::new('--servers', '--servers', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
             [CompletionResult]::new('--shard', '--shard', [CompletionResultType]::ParameterName, 'Use this shard, counted from 0, whatever the key')
@@ -338,6 +342,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
                 [CompletionResult]::new($_, $_, [CompletionResultType]::ParameterValue, 'A key that a holder has')
             }
             [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once; all its users must name the same number')
+            [CompletionResult]::new('--token-file', '--token-file', [CompletionResultType]::ParameterName, 'Read the token from this file: an argument can be seen by other users')
             [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'New lease [default: as before, as far as it is known; else the server''s]')
             [CompletionResult]::new('--lease', '--lease', [CompletionResultType]::ParameterName, 'New lease [default: as before, as far as it is known; else the server''s]')
             [CompletionResult]::new('-s', '-s', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
@@ -407,6 +412,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
                 [CompletionResult]::new($_, $_, [CompletionResultType]::ParameterValue, 'A key that a holder has')
             }
             [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once; all its users must name the same number')
+            [CompletionResult]::new('--token-file', '--token-file', [CompletionResultType]::ParameterName, 'Read the token from this file: an argument can be seen by other users')
             [CompletionResult]::new('-w', '-w', [CompletionResultType]::ParameterName, 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]')
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]')
             [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]')

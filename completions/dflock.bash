@@ -888,12 +888,27 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__release)
-            opts="-s -q -v -h --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-s -q -v -h --token-file --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --token-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --servers)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -1033,12 +1048,27 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__renew)
-            opts="-l -s -q -v -h --lease --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-l -s -q -v -h --token-file --lease --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --token-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --lease)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -1584,7 +1614,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__sem__subcmd__release)
-            opts="-s -q -v -h --limit --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-s -q -v -h --limit --token-file --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1594,6 +1624,21 @@ _dflock() {
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --token-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
                     fi
                     return 0
                     ;;
@@ -1736,7 +1781,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__sem__subcmd__renew)
-            opts="-l -s -q -v -h --limit --lease --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-l -s -q -v -h --limit --token-file --lease --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1746,6 +1791,21 @@ _dflock() {
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --token-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
                     fi
                     return 0
                     ;;
@@ -1902,7 +1962,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__sem__subcmd__wait)
-            opts="-n -w -l -s -q -v -h --limit --no-wait --timeout --lease --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --limit --token-file --no-wait --timeout --lease --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1912,6 +1972,21 @@ _dflock() {
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --token-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
                     fi
                     return 0
                     ;;
@@ -2568,12 +2643,27 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__wait)
-            opts="-n -w -l -s -q -v -h --no-wait --timeout --lease --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
+            opts="-n -w -l -s -q -v -h --token-file --no-wait --timeout --lease --servers --require-server --shard --tls --tls-ca --tls-cert --tls-key --tls-name --auth-token-file --allow-plaintext-token --etcd-prefix --etcd-user --etcd-password-file --connect-timeout --connect-retry --json --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --token-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --timeout)
                     COMPREPLY=($(compgen -W "forever" -- "${cur}"))
                     return 0
@@ -2745,7 +2835,7 @@ fi
 
 # What the function above does not know: keys that holders of this user have, and the command behind `exec KEY`.
 
-_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-lease --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w "
+_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-lease --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --token-file --watch --write-timeout -E -c -l -s -w "
 
 # Offers the keys for the verb $1 that begin with $2.
 _dflock_keys() {

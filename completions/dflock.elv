@@ -121,6 +121,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
         }
         &'dflock;release'= {
             keys release
+            cand --token-file 'Read the token from this file: an argument can be seen by other users'
             cand -s 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
             cand --servers 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
             cand --shard 'Use this shard, counted from 0, whatever the key'
@@ -147,6 +148,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
         }
         &'dflock;renew'= {
             keys renew
+            cand --token-file 'Read the token from this file: an argument can be seen by other users'
             cand -l 'New lease [default: as before, as far as it is known; else the server''s]'
             cand --lease 'New lease [default: as before, as far as it is known; else the server''s]'
             cand -s 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
@@ -209,6 +211,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
         }
         &'dflock;wait'= {
             keys wait
+            cand --token-file 'Read the token from this file: an argument can be seen by other users'
             cand -w 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]'
             cand --timeout 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]'
             cand -l 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]'
@@ -287,6 +290,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
         &'dflock;sem;release'= {
             keys sem-release
             cand --limit 'How many may hold it at once; all its users must name the same number'
+            cand --token-file 'Read the token from this file: an argument can be seen by other users'
             cand -s 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
             cand --servers 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
             cand --shard 'Use this shard, counted from 0, whatever the key'
@@ -314,6 +318,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
         &'dflock;sem;renew'= {
             keys sem-renew
             cand --limit 'How many may hold it at once; all its users must name the same number'
+            cand --token-file 'Read the token from this file: an argument can be seen by other users'
             cand -l 'New lease [default: as before, as far as it is known; else the server''s]'
             cand --lease 'New lease [default: as before, as far as it is known; else the server''s]'
             cand -s 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
@@ -378,6 +383,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
         &'dflock;sem;wait'= {
             keys sem-wait
             cand --limit 'How many may hold it at once; all its users must name the same number'
+            cand --token-file 'Read the token from this file: an argument can be seen by other users'
             cand -w 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]'
             cand --timeout 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]'
             cand -l 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]'

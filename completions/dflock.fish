@@ -107,6 +107,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s q -l quiet -d 
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l export -d 'Print the token and more as variables, for `eval`; the lines fail unless the lock was taken'
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c dflock -n "__fish_dflock_using_subcommand release" -l token-file -d 'Read the token from this file: an argument can be seen by other users' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand release" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l shard -d 'Use this shard, counted from 0, whatever the key' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l tls-ca -d 'Trust this authority instead of the system\'s, as PEM' -r -F
@@ -126,6 +127,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand release" -l json -d 'Answe
 complete -c dflock -n "__fish_dflock_using_subcommand release" -s q -l quiet -d 'Say nothing of a lock that is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand release" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand release" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c dflock -n "__fish_dflock_using_subcommand renew" -l token-file -d 'Read the token from this file: an argument can be seen by other users' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -s l -l lease -d 'New lease [default: as before, as far as it is known; else the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l shard -d 'Use this shard, counted from 0, whatever the key' -r -f
@@ -176,6 +178,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l json -d 'Answe
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -s q -l quiet -d 'Say nothing of a lock that is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c dflock -n "__fish_dflock_using_subcommand wait" -l token-file -d 'Read the token from this file: an argument can be seen by other users' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -s w -l timeout -d 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]' -r -f -a "forever\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -s l -l lease -d 'Lease: how long the server keeps the lock without hearing from us [default: the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
@@ -237,6 +240,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l export -d 'Print the token and more as variables, for `eval`; the lines fail unless the lock was taken'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l limit -d 'How many may hold it at once; all its users must name the same number' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l token-file -d 'Read the token from this file: an argument can be seen by other users' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l shard -d 'Use this shard, counted from 0, whatever the key' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l tls-ca -d 'Trust this authority instead of the system\'s, as PEM' -r -F
@@ -257,6 +261,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l limit -d 'How many may hold it at once; all its users must name the same number' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l token-file -d 'Read the token from this file: an argument can be seen by other users' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -s l -l lease -d 'New lease [default: as before, as far as it is known; else the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l shard -d 'Use this shard, counted from 0, whatever the key' -r -f
@@ -309,6 +314,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l limit -d 'How many may hold it at once; all its users must name the same number' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l token-file -d 'Read the token from this file: an argument can be seen by other users' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -s w -l timeout -d 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]' -r -f -a "forever\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -s l -l lease -d 'Lease: how long the server keeps the lock without hearing from us [default: the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
@@ -447,7 +453,7 @@ end
 complete -c dflock -n "__fish_dflock_using_subcommand completions" -f -a "bash elvish fish powershell zsh"
 complete -c dflock -n "__fish_dflock_using_subcommand man" -f -a "(__fish_complete_directories)"
 
-set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-lease --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --watch --write-timeout -E -c -l -s -w
+set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-lease --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --token-file --watch --write-timeout -E -c -l -s -w
 
 # Whether the key of `dflock exec` is there already.
 function __dflock_has_key

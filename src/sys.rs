@@ -316,6 +316,12 @@ pub fn stop_group(group: nix::unistd::Pid) {
     }
 }
 
+/// Nobody but root looks into our memory from now on, and no core shows it: there is a secret in it.
+pub fn hide_memory() {
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_dumpable(false);
+}
+
 /// Ends this process as a signal does by default, but that no core is dumped: our memory holds secrets, and the one
 /// that is looked for is the command's.
 pub fn die_of(signal: nix::sys::signal::Signal) {
@@ -323,8 +329,7 @@ pub fn die_of(signal: nix::sys::signal::Signal) {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, raise, sigaction};
 
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-    #[cfg(target_os = "linux")]
-    let _ = nix::sys::prctl::set_dumpable(false);
+    hide_memory();
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: sets the default action, which runs no code of ours.
     let _ = unsafe { sigaction(signal, &default) };

@@ -117,7 +117,9 @@ impl Trouble {
             Trouble::Mute | Trouble::Silent => "the server may be frozen or overloaded",
             Trouble::Nonsense(_) => "another program may listen there, or it expects TLS (--tls)",
             Trouble::WrongSecret => "check --auth-token-file, DFLOCK_AUTH_TOKEN_FILE or DFLOCK_AUTH_TOKEN",
-            Trouble::SecretNeeded => "give one with --auth-token-file or DFLOCK_AUTH_TOKEN_FILE",
+            Trouble::SecretNeeded => {
+                "give one with --auth-token-file or DFLOCK_AUTH_TOKEN_FILE; a command of dflock exec inherits no DFLOCK_AUTH_TOKEN"
+            }
             Trouble::SecretInTheOpen => "use --tls, or --allow-plaintext-token if the network is to be trusted",
             Trouble::Full => "raise --max-connections of the server, or try again later",
             Trouble::Draining => "try again in a moment, or name another server with --servers",

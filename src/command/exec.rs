@@ -22,7 +22,8 @@ use crate::exec::{self, Handing, Job, Outcome, SHORTEST_LEASE};
 use crate::holder::{self, Site, start};
 use crate::lock::{Grant, Key, Kind};
 use crate::output;
-use crate::settings::{Settings, duration};
+use crate::settings::{SECRET_VARIABLES, Settings, duration};
+use crate::sys;
 
 /// Run a command while holding a lock
 ///
@@ -157,6 +158,7 @@ impl Exec {
             program,
             rules,
             held,
+            secrets: &SECRET_VARIABLES,
             first_pause: self.jitter.unwrap_or_default().mul_f64(part),
             min_hold: self.min_hold.unwrap_or_default(),
         };
@@ -168,6 +170,10 @@ impl Exec {
         };
         // After a loss that is only told, the command outlives even us.
         let containment = Containment::prepare(contain, !rules.warn_on_lost)?;
+        // The system takes one whose memory is hidden for root's, who maps no users of a namespace for others.
+        if site.has_secret() && contain != contain::Contain::PidNamespace {
+            sys::hide_memory();
+        }
         // Before the first thread: it is a copy of this process.
         let guard = Guard::start(&|locks| guardian::let_go(locks, &site), guardian::successor(&site))?;
         output::background::begin();

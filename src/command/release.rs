@@ -1,6 +1,8 @@
 //! `dflock release`: give a lock back.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +22,9 @@ use crate::holder::registry::Registry;
 use crate::lock::{Key, Space, Token};
 use crate::output;
 use crate::settings::duration;
+
+/// More than any token has.
+const MAX_TOKEN_FILE: u64 = 4096;
 
 /// Give a lock back
 ///
@@ -46,9 +51,13 @@ pub struct Which {
     #[arg(value_name = "KEY")]
     key: OsString,
 
-    /// Its token [default: DFLOCK_TOKEN, else that of the one holder of KEY]
+    /// Its token, or - to read it from stdin [default: DFLOCK_TOKEN, else that of the one holder of KEY]
     #[arg(value_name = "TOKEN")]
     token: Option<String>,
+
+    /// Read the token from this file: an argument can be seen by other users
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -65,10 +74,24 @@ impl Which {
         Key::from_argument(&self.key).map_err(Failure::usage)
     }
 
+    fn given_token(&self) -> Result<Option<String>, Failure> {
+        let (name, source): (_, &mut dyn Read) = match (&self.token_file, self.token.as_deref()) {
+            (Some(path), _) => {
+                let file = File::open(path).map_err(|why| unreadable(&path.display(), &why))?;
+                (path.display().to_string(), &mut { file })
+            }
+            (None, Some("-")) => ("stdin".to_owned(), &mut std::io::stdin()),
+            (None, token) => return Ok(token.map(str::to_owned)),
+        };
+        let mut text = String::new();
+        source.take(MAX_TOKEN_FILE).read_to_string(&mut text).map_err(|why| unreadable(&name, &why))?;
+        Ok(Some(text))
+    }
+
     /// From the argument, or from the environment if that speaks of the same key.
     pub fn token(&self, key: &Key) -> Result<Proof, Failure> {
-        if let Some(text) = &self.token {
-            return Token::new(text).map(Proof::Given).map_err(Failure::usage);
+        if let Some(text) = self.given_token()? {
+            return Token::new(text.trim_end_matches(['\r', '\n'])).map(Proof::Given).map_err(Failure::usage);
         }
         if variable("DFLOCK_KEY").is_some_and(|other| other.as_bytes() != key.as_bytes()) {
             return Ok(Proof::None);
@@ -78,6 +101,11 @@ impl Which {
         let token = text.map(|text| Token::new(&text)).transpose().map_err(wrong)?;
         Ok(token.map_or(Proof::None, Proof::Inherited))
     }
+}
+
+fn unreadable(source: &dyn std::fmt::Display, why: &std::io::Error) -> Failure {
+    Failure::usage(format!("cannot read the token from {source}: {why}"))
+        .hint("it holds what dflock acquire has printed")
 }
 
 /// A variable of the environment that says something.

@@ -50,6 +50,8 @@ pub struct Job {
     pub rules: Rules,
     /// Variables for the child besides those of the lock.
     pub held: OsString,
+    /// Variables that the command does not inherit.
+    pub secrets: &'static [&'static str],
     /// Before anything is asked for.
     pub first_pause: Duration,
     /// The locks are kept for so long at least, even if the command ends before.

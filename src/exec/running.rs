@@ -292,7 +292,7 @@ fn environment(job: &Job, grant: Option<&Grant>, mark: &str) -> Vec<(&'static st
 
     let Some((ask, grant)) = job.asks.first().zip(grant) else { return Vec::new() };
     let text = |text: String| Some(OsString::from(text));
-    vec![
+    let mut variables = vec![
         ("DFLOCK_KEY", Some(OsString::from_vec(ask.key.as_bytes().to_vec()))),
         ("DFLOCK_TOKEN", text(grant.token.as_str().to_owned())),
         ("DFLOCK_LEASE", text(grant.lease.as_secs_f64().to_string())),
@@ -301,7 +301,9 @@ fn environment(job: &Job, grant: Option<&Grant>, mark: &str) -> Vec<(&'static st
         ("DFLOCK_FENCE", grant.fence.and_then(|fence| text(fence.to_string()))),
         ("DFLOCK_HELD", Some(job.held.clone())),
         (MARK, Some(marks(mark))),
-    ]
+    ];
+    variables.extend(job.secrets.iter().map(|name| (*name, None)));
+    variables
 }
 
 #[cfg(test)]

@@ -53,6 +53,12 @@ pub struct Site {
     pub autostart: bool,
 }
 
+impl Site {
+    pub fn has_secret(&self) -> bool {
+        self.secret.is_some() || self.etcd_login.is_some()
+    }
+}
+
 /// What a holder is to do.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Job {

@@ -77,6 +77,9 @@ const ETCD_PASSWORD: Hidden = Hidden {
     what: "etcd password",
 };
 
+/// Variables that hold secrets themselves: no command needs them that was not told to.
+pub const SECRET_VARIABLES: [&str; 3] = [AUTH_TOKEN.variable, ETCD_PASSWORD.variable, "DFLOCKD_AUTH_TOKEN"];
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -284,8 +287,7 @@ fn set_by(found: &Found) -> String {
 
 /// Every variable that somebody reads.
 fn known_variables() -> Vec<&'static str> {
-    let secrets = [AUTH_TOKEN.variable, ETCD_PASSWORD.variable];
-    KNOWN.iter().map(|known| known.variable).chain(secrets).collect()
+    KNOWN.iter().map(|known| known.variable).chain(SECRET_VARIABLES).collect()
 }
 
 /// A variable that was to name the servers must not mean those of somebody else, least of all this machine's.

@@ -1,6 +1,8 @@
 //! A client and the secret: who gets in, and where it is never sent.
 
+use std::io::Write;
 use std::net::ToSocketAddrs;
+use std::process::Stdio;
 
 use crate::client_fakes::Fake;
 use crate::client_house::Desk;
@@ -33,6 +35,56 @@ fn the_secret() {
     for (flag, part) in [(shared.as_str(), "chmod 600"), ("/nowhere", "/nowhere"), ("/dev/null", "is empty")] {
         let said = desk.refuses(&["acquire", "k", "--auth-token-file", flag], 125, &["auth token", part]);
         desk.expect(!said.err.contains("s3cret"), || format!("the secret is shown: {said:?}"));
+    }
+}
+
+#[test]
+fn a_command_does_not_inherit_the_secret() {
+    let server = Server::start(&[]);
+    let desk = Desk::at(&server.address)
+        .with("DFLOCK_AUTH_TOKEN", "s3cret")
+        .with("DFLOCKD_AUTH_TOKEN", "s3cret")
+        .with("DFLOCK_ETCD_PASSWORD", "s3cret")
+        .with("DFLOCK_ETCD_USER", "somebody")
+        .with("MINE", "s3cret");
+    assert_eq!(desk.ok(&["exec", "k", "sh", "-c", "env | grep s3cret"]), "MINE=s3cret");
+    // What is done about that is said where it is missed.
+    let home = tempfile::tempdir().expect("a home");
+    let file = private_file(home.path(), "secret", "s3cret\n");
+    let server = Server::start(&["--auth-token-file", &file]);
+    let desk =
+        Desk::at(&server.address).with("DFLOCK_AUTH_TOKEN", "s3cret").with("DFLOCK", env!("CARGO_BIN_EXE_dflock"));
+    let said = desk.run(&["exec", "k", "sh", "-c", "$DFLOCK renew k"]);
+    assert_eq!(said.code, Some(77), "{said:?}");
+    assert!(said.err.contains("DFLOCK_AUTH_TOKEN_FILE") && said.err.contains("inherits no"), "{said:?}");
+    let desk = desk.with("DFLOCK_AUTH_TOKEN", "").with("DFLOCK_AUTH_TOKEN_FILE", &file);
+    desk.ok(&["exec", "k", "sh", "-c", "$DFLOCK renew k"]);
+}
+
+/// An argument can be read by every user of the machine.
+#[test]
+fn a_token_need_not_be_an_argument() {
+    let server = Server::start(&[]);
+    let desk = Desk::at(&server.address);
+    for verb in ["renew", "release"] {
+        let token = desk.ok(&["acquire", "k"]);
+        let file = desk.file("token", &format!("{token}\n"), 0o600);
+        desk.ok(&[verb, "k", "--token-file", &file]);
+        if verb == "release" {
+            desk.ok(&["acquire", "k"]);
+            desk.fails(&[verb, "k", "--token-file", &file], 79, &["k"]);
+            desk.fails(&[verb, "k", "--token-file", "/nowhere"], 125, &["cannot read the token", "/nowhere"]);
+            desk.refuses(&[verb, "k", &token, "--token-file", &file], 125, &["--token-file", "exclude"]);
+            desk.ok(&["release", "k"]);
+            continue;
+        }
+        let mut command = desk.command(&["release", "k", "-"]);
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("it starts");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        writeln!(stdin, "{token}").expect("it reads");
+        drop(stdin);
+        assert!(child.wait().expect("it ends").success());
+        desk.refuses(&["release", "k", "-"], 125, &["token"]);
     }
 }
 

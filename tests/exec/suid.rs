@@ -130,3 +130,14 @@ fn a_command_of_another_user_keeps_its_lock_beyond_its_time() {
     wait_for("the end of the job", || (!is_alive(job)).then_some(()));
     other.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
 }
+
+/// Another process of this user could read it there.
+#[test]
+fn the_memory_of_one_that_knows_a_secret_is_roots() {
+    let Some(other) = OtherUser::new() else { return };
+    for (secret, owner) in [("", "65534"), ("s3cret", "0")] {
+        let mut command = other.command();
+        command.env("DFLOCK_AUTH_TOKEN", secret).args(["exec", "k", "-c", "stat -c %u /proc/$PPID/environ"]);
+        assert_eq!(Running::start(&mut command).finish().ok(), owner, "with {secret:?}");
+    }
+}
