@@ -1,7 +1,6 @@
 //! Spawns, signals and reaps the child's process group.
 
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
@@ -11,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::contain::Containment;
 use super::kin::Kin;
+use super::not_found;
 use super::reach::Reach;
 use super::status::Ending;
 use crate::error::{Failure, Kind};
@@ -75,14 +75,10 @@ impl Group {
         kin: Kin,
     ) -> Result<Group, Failure> {
         let name = program.first().ok_or_else(|| Failure::usage("there is no command to run"))?;
-        let shown = name.to_string_lossy();
         let start = Start::new(program, environment, announcement, terminal);
-        let leader = start.and_then(|start| containment.start(&start)).map_err(|why| match why.kind() {
-            _ if why.raw_os_error() == Some(Errno::ETIME as i32) => too_late(),
-            io::ErrorKind::NotFound => Failure::new(Kind::CommandNotFound, format!("{shown}: command not found"))
-                .hint("the lock was given back; is it in PATH?"),
-            _ => Failure::new(Kind::CannotExecute, format!("{shown}: cannot be executed: {why}"))
-                .hint("the lock was given back"),
+        let leader = start.and_then(|start| containment.start(&start)).map_err(|why| match why.raw_os_error() {
+            Some(errno) if errno == Errno::ETIME as i32 => too_late(),
+            _ => not_found::explain(name, &why),
         })?;
         let mut reach = Reach::new(kin);
         reach.set_leader(leader);

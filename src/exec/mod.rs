@@ -12,6 +12,7 @@ mod key_listener;
 mod kin;
 mod leases;
 mod namespace;
+mod not_found;
 pub mod policy;
 mod reach;
 mod running;

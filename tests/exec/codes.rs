@@ -1,6 +1,7 @@
 //! The exit code of everything that can happen.
 
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
@@ -188,6 +189,28 @@ fn a_semaphore_lets_as_many_in() {
     house.dflock(&["exec", "-n", "--limit", "2", "s", "true"]).code(75);
     house.dflock(&["exec", "-n", "--limit", "3", "s", "true"]).code(76);
     drop((first, second));
+}
+
+#[test]
+fn what_should_run_a_command_is_named_where_it_is_not_there() {
+    let house = House::new();
+    for (name, content, said) in [
+        ("bad", "#!/no/such/sh -e\necho hi\n", "its interpreter /no/such/sh is not there"),
+        ("windows", "#!/bin/sh\r\necho hi\r\n", "its lines end as on Windows"),
+    ] {
+        std::fs::write(house.path(name), content).expect("a script");
+        std::fs::set_permissions(house.path(name), PermissionsExt::from_mode(0o755)).expect("its mode");
+        let failed = house.dflock(&["exec", "k", &format!("./{name}")]).code(126);
+        assert!(failed.err.contains(said), "{failed:?}");
+        let mut by_path = house.command("dflock");
+        by_path.args(["exec", "k", name]).env("PATH", house.path("."));
+        assert!(finish(by_path.spawn().expect("it starts")).code(126).err.contains(said));
+    }
+    let failed = house.dflock(&["exec", "k", "."]).code(126);
+    assert!(failed.err.contains(".: cannot be executed: it is a directory"), "{failed:?}");
+    let failed = house.dflock(&["exec", "k", ""]).code(127);
+    assert!(failed.err.contains("\"\": command not found"), "{failed:?}");
+    assert!(!house.is_held("k"));
 }
 
 /// It dies of the same signal, and dumps no core over the command's.
