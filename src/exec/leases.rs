@@ -8,14 +8,14 @@ use crate::lease::keeper::{Keeper, LeaseNews};
 
 /// When a command is told to end, when it must be dead, and when somebody else may have a lock.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
-    pub(super) term_at: Moment,
-    pub(super) dead_at: Moment,
-    pub(super) ends_at: Moment,
+pub struct Times {
+    pub term_at: Moment,
+    pub dead_at: Moment,
+    pub ends_at: Moment,
 }
 
 /// As the first of them says.
-pub(super) fn soonest<K: Borrow<Keeper>>(keepers: &[K]) -> Times {
+pub fn soonest<K: Borrow<Keeper>>(keepers: &[K]) -> Times {
     let mut soonest = Times { term_at: Moment::NEVER, dead_at: Moment::NEVER, ends_at: Moment::NEVER };
     for keeper in keepers {
         let (term_at, dead_at, ends_at) = match *keeper.borrow().news.borrow() {
@@ -32,7 +32,7 @@ pub(super) fn soonest<K: Borrow<Keeper>>(keepers: &[K]) -> Times {
 
 /// Waits until any of the leases has news: until when they are held, and whether one was lost. Both are told,
 /// because a loss leaves no more time than its lease did at last.
-pub(super) async fn next_news<K: BorrowMut<Keeper>>(keepers: &mut [K]) -> Vec<Lease> {
+pub async fn next_news<K: BorrowMut<Keeper>>(keepers: &mut [K]) -> Vec<Lease> {
     // One that will never tell anything again has told of its loss before: see `lease::keeper`.
     let mut changes: Vec<_> = keepers.iter_mut().map(|keeper| Box::pin(changed(keeper.borrow_mut()))).collect();
     std::future::poll_fn(|cx| {

@@ -10,7 +10,7 @@ mod group;
 pub mod guard;
 mod key_listener;
 mod kin;
-mod leases;
+pub mod leases;
 mod namespace;
 mod not_found;
 pub mod policy;

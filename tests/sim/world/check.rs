@@ -172,8 +172,10 @@ impl Env {
         let lock = Lock { key, semaphore: space == Space::Semaphores };
         let now = world.now();
         let mut check = world.check.borrow_mut();
-        let link = check.beliefs.get(&fence).and_then(|belief| belief.link);
-        let belief = Belief { client, process, lock, until, secured, over: false, link, told_at: None };
+        // Who stopped relying on it never begins again.
+        let before = check.beliefs.get(&fence).map(|belief| (belief.over, belief.link, belief.told_at));
+        let (over, link, told_at) = before.unwrap_or_default();
+        let belief = Belief { client, process, lock, until, secured, over, link, told_at };
         check.beliefs.insert(fence, belief);
         let grant = check.grants.get(&fence);
         let live = grant.is_some_and(|grant| grant.live || grant.freed_by_break);
@@ -191,6 +193,9 @@ impl Env {
         world.tell(&format!("client {client}"), || {
             format!("holds key {key} with {fence} until {:.4}s", (until.saturating_sub(1000 * SECOND)) as f64 / 1e9)
         });
+        if over {
+            return;
+        }
         if !live && until > now {
             world.violate(Violation::BelievesPastLease { client, fence, why });
         } else if believers.len() as u64 > limit {

@@ -5,6 +5,7 @@ mod hold;
 
 use std::time::Duration;
 
+use dflock::backend::Renewal;
 use dflock::client::retry::Backoff;
 use dflock::clock::Moment;
 use dflock::lock::{Kind, Space};
@@ -65,18 +66,13 @@ pub struct Answered {
 pub struct Hold {
     pub site: Site,
     connection: Option<Connection>,
+    /// Nothing is asked on the connection that was not answered.
+    is_in_step: bool,
     pub token: Stamp,
     pub lease: Duration,
     pub asked: Moment,
     /// How long the server keeps the lock without a connection.
     resume: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Renewal {
-    Renewed { asked: Moment },
-    Gone,
-    Unknown,
 }
 
 /// Why a lock was not taken.
@@ -248,12 +244,13 @@ impl Site {
         let env = self.env.clone();
         let rash = env.world.plant == Plant::LeaseFromAnswer;
         let asked = if rash { env.now() } else { asked };
-        let mut hold = Hold { site: self, connection: Some(connection), token, lease, asked, resume: Duration::ZERO };
+        let (connection, is_in_step, resume) = (Some(connection), true, Duration::ZERO);
+        let mut hold = Hold { site: self, connection, is_in_step, token, lease, asked, resume };
         if env.now().since(asked) > FRESH.min(lease / 10) {
-            match hold.renew(env.now() + CONNECT_TIMEOUT).await {
-                Renewal::Renewed { .. } => {}
+            match hold.renew(lease, env.now() + CONNECT_TIMEOUT).await {
+                Renewal::Renewed(_) => {}
                 Renewal::Gone => return Err(Failure::Lost),
-                Renewal::Unknown => return Err(Failure::Trouble),
+                Renewal::Unknown(_) => return Err(Failure::Trouble),
             }
         }
         Ok(hold)

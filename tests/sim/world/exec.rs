@@ -1,13 +1,13 @@
 //! `dflock exec`: stands for `exec::run` and its loop. `exec::policy` decides.
 
-use std::borrow::{Borrow, BorrowMut};
-use std::future::poll_fn;
-use std::task::Poll;
 use std::time::Duration;
 
+use dflock::backend::Renewal;
 use dflock::clock::Moment;
+use dflock::exec::leases::{Times, next_news, soonest};
 use dflock::exec::policy::{Action, Event, Lease, Policy, Rules};
 use dflock::exec::status::{Ending, Status};
+use dflock::lease::keeper::{Keeper, RELEASE_WITHIN};
 use dflock::lock::Kind;
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
@@ -15,10 +15,10 @@ use tokio::sync::mpsc;
 use super::Plant;
 use super::check::Violation;
 use super::child::{Group, Happened, Manners};
-use super::client::{Failure, Hold, Renewal, Site};
+use super::client::{Failure, Hold, Site};
 use super::env::Env;
 use super::guardian::{Guard, Left, Message};
-use super::keeper::{Keeper, News, RELEASE_WITHIN};
+use super::keeper;
 
 const AGREE_WITHIN: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_millis(5);
@@ -56,9 +56,9 @@ pub async fn run(env: Env, client: usize, job: Job) -> Outcome {
     let (keepers, left): (Vec<Keeper>, Vec<Left>) = taken.into_iter().unzip();
     let fences = left.iter().map(|left| left.token.number).collect();
     let grace = Duration::from_millis(job.kill_after_ms);
-    let (term_at, dead_at) = soonest(&keepers);
+    let Times { term_at, dead_at, .. } = soonest(&keepers);
     if env.now() >= term_at {
-        give_back(&env, keepers).await;
+        give_back(keepers).await;
         guard.say(Message::Farewell);
         return Outcome::TooLate;
     }
@@ -77,8 +77,8 @@ pub async fn run(env: Env, client: usize, job: Job) -> Outcome {
     let (sweeping, due) = (false, env.now());
     let mut run = Run { env, client, keepers, guard, left, group, policy, due, sweeping, leader: false, tell, told };
     let status = run.watch().await;
-    let Run { env, keepers, guard, .. } = run;
-    give_back(&env, keepers).await;
+    let Run { keepers, guard, .. } = run;
+    give_back(keepers).await;
     guard.say(Message::Farewell);
     Outcome::Ran(status)
 }
@@ -103,15 +103,15 @@ async fn take_all(env: &Env, client: usize, job: &Job, guard: &Guard) -> Result<
             Ok(mut hold) => {
                 let left = left_of(&hold);
                 guard.say(Message::Lock(left.clone(), hold.lifeline()));
-                if hold.make_resumable(env.now() + AGREE_WITHIN).await != Renewal::Unknown {
-                    taken.push((Keeper::start(hold, Duration::from_millis(job.kill_after_ms)), left));
+                if matches!(hold.make_resumable(env.now() + AGREE_WITHIN).await, Renewal::Renewed(_)) {
+                    taken.push((keeper::start(hold, Duration::from_millis(job.kill_after_ms)), left));
                     continue;
                 }
-                hold.give_back(env.now() + RELEASE_WITHIN).await;
+                let _ = hold.give_back(env.now() + RELEASE_WITHIN).await;
                 Failure::Trouble
             }
         };
-        give_back(env, taken.into_iter().map(|(keeper, _)| keeper).collect()).await;
+        give_back(taken.into_iter().map(|(keeper, _)| keeper).collect()).await;
         return Err(failure);
     }
     Ok(taken)
@@ -120,16 +120,17 @@ async fn take_all(env: &Env, client: usize, job: &Job, guard: &Guard) -> Result<
 /// Returns when a lock that was taken is lost before all are.
 async fn lost_while_waiting(taken: &mut [(Keeper, Left)]) {
     let mut keepers: Vec<&mut Keeper> = taken.iter_mut().map(|(keeper, _)| keeper).collect();
-    while !matches!(next_news(&mut keepers).await, Lease::Lost { .. }) {}
+    while !matches!(next_news(&mut keepers).await.last(), Some(Lease::Lost { .. })) {}
 }
 
 fn left_of(hold: &Hold) -> Left {
     Left { site: hold.site.clone(), token: hold.token }
 }
 
-async fn give_back(env: &Env, keepers: Vec<Keeper>) {
+async fn give_back(keepers: Vec<Keeper>) {
     for keeper in keepers {
-        keeper.release(env).await;
+        // Whether the server heard of it, the checks see.
+        let _ = keeper.release().await;
     }
 }
 
@@ -182,7 +183,7 @@ impl Run {
                 biased;
                 () = env.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
                 what = told.recv() => happened = what,
-                news = next_news(keepers) => events.push(Event::Lease(news)),
+                news = next_news(keepers) => events.extend(news.into_iter().map(Event::Lease)),
             }
             match happened {
                 Some(Happened::Ended(ending)) => {
@@ -226,41 +227,4 @@ impl Run {
         }
         None
     }
-}
-
-fn soonest<K: Borrow<Keeper>>(keepers: &[K]) -> (Moment, Moment) {
-    let (mut term, mut dead) = (Moment::NEVER, Moment::NEVER);
-    for keeper in keepers {
-        match *keeper.borrow().news.borrow() {
-            News::Held { term_at, dead_at } | News::InDanger { term_at, dead_at } => {
-                term = term.min(term_at);
-                dead = dead.min(dead_at);
-            }
-            News::Lost { .. } => (term, dead) = (Moment::from_nanos(0), Moment::from_nanos(0)),
-        }
-    }
-    (term, dead)
-}
-
-async fn next_news<K: BorrowMut<Keeper>>(keepers: &mut [K]) -> Lease {
-    let mut changes: Vec<_> = keepers.iter_mut().map(|keeper| Box::pin(keeper.borrow_mut().news.changed())).collect();
-    poll_fn(|cx| {
-        let ready = changes.iter_mut().any(|change| change.as_mut().poll(cx).is_ready());
-        if ready { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    drop(changes);
-    let mut lost = None;
-    for keeper in keepers.iter() {
-        if let News::Lost { proved } = *keeper.borrow().news.borrow()
-            && (lost.is_none() || proved)
-        {
-            lost = Some(Lease::Lost { proved, why: String::new() });
-        }
-    }
-    if let Some(lost) = lost {
-        return lost;
-    }
-    let (term_at, dead_at) = soonest(keepers);
-    Lease::Held { term_at, dead_at }
 }

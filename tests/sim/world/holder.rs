@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use dflock::backend::Renewal;
+use dflock::lease::LeaseNews;
 use dflock::lock::Kind;
 
-use super::client::{Failure, Renewal, Site};
+use super::client::{Failure, Site};
 use super::env::Env;
 use super::exec::Outcome;
-use super::keeper::{Keeper, News};
+use super::keeper;
 
 const AGREE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -46,13 +48,15 @@ pub async fn run(env: Env, client: usize, job: Holding) -> Outcome {
         Ok(hold) => hold,
         Err(failure) => return Outcome::NotObtained(failure),
     };
-    if hold.make_resumable(env.now() + AGREE_WITHIN).await == Renewal::Unknown {
+    if !matches!(hold.make_resumable(env.now() + AGREE_WITHIN).await, Renewal::Renewed(_)) {
         return Outcome::NotObtained(Failure::Trouble);
     }
-    let mut keeper = Keeper::start(hold, Duration::ZERO);
-    let lost =
-        async { while !matches!(*keeper.news.borrow(), News::Lost { .. }) && keeper.news.changed().await.is_ok() {} };
+    let mut keeper = keeper::start(hold, Duration::ZERO);
+    let lost = async {
+        while !matches!(*keeper.news.borrow(), LeaseNews::Lost { .. }) && keeper.news.changed().await.is_ok() {}
+    };
     let lost = env.timeout(Duration::from_millis(job.hold_ms), lost).await.is_some();
-    keeper.release(&env).await;
+    // Whether the server heard of it, the checks see.
+    let _ = keeper.release().await;
     if lost { Outcome::NotObtained(Failure::Lost) } else { Outcome::TooLate }
 }

@@ -1,226 +1,201 @@
-//! The keeper of a lease: stands for `lease::keeper`. `lease::plan` decides.
+//! Keeps locks by the real `lease::keeper` and what decides for it, `lease::keeping`. What is planted here falsifies
+//! what goes into that, or what comes out of it.
 
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
+use dflock::backend::{Renewal, Terms};
 use dflock::clock::Moment;
-use dflock::lease::plan::{Plan, Step};
-use tokio::sync::{mpsc, oneshot, watch};
+use dflock::error::Failure;
+use dflock::lease::keeper::{Keeper, KeptLock, LeaseClock, LeaseNews};
+use dflock::lock::{Grant, Token};
+use tokio::sync::watch;
 
-use super::client::{Hold, Renewal};
+use super::Plant;
+use super::client::Hold;
 use super::env::Env;
-use super::{MS, Plant};
 
-const ATTEMPT: Duration = Duration::from_secs(2);
-pub const RELEASE_WITHIN: Duration = Duration::from_secs(2);
-const AFTER_LOSS_WITHIN: Duration = Duration::from_millis(500);
+/// How long somebody waits who asks again because he does not believe the answer.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
-    Held { term_at: Moment, dead_at: Moment },
-    InDanger { term_at: Moment, dead_at: Moment },
-    Lost { proved: bool },
+pub fn start(hold: Hold, grace: Duration) -> Keeper {
+    let env = hold.site.env.clone();
+    let token = Token::new("0123").expect("it is one");
+    let fence = Some(hold.token.number);
+    let grant = Grant { token, fence, lease: hold.lease, asked: hold.asked, server: String::new() };
+    let shown = Rc::new(Shown::default());
+    let clock = Clock { env: env.clone(), shown: shown.clone() };
+    let mut observer = Observer::of(&hold, &shown);
+    let (mut keeper, keeping) = Keeper::of(Kept { shown, hold }, grant, grace, clock);
+    let mut said = keeper.news.clone();
+    observer.hear(&said.borrow_and_update());
+    let (tell, news) = watch::channel(said.borrow().clone());
+    keeper.news = news;
+    env.world.spawn(env.process, async move {
+        let mut keeping = pin!(keeping);
+        poll_fn(|cx| {
+            let poll = keeping.as_mut().poll(cx);
+            let said = said.borrow_and_update();
+            if said.has_changed() {
+                let news = observer.falsified(said.clone());
+                observer.hear(&news);
+                tell.send_replace(news);
+            }
+            poll
+        })
+        .await;
+    });
+    keeper
 }
 
-pub struct Keeper {
-    pub news: watch::Receiver<News>,
-    orders: mpsc::Sender<oneshot::Sender<()>>,
+/// What can be seen of a lock while it is kept.
+#[derive(Default)]
+struct Shown {
+    link: Cell<Option<usize>>,
+    outlives_connection: Cell<bool>,
+    /// What its keeper takes for the time, instead of the time.
+    stands_at: Cell<Option<Moment>>,
 }
 
-impl Keeper {
-    pub fn start(hold: Hold, grace: Duration) -> Keeper {
-        let env = hold.site.env.clone();
-        let plan = Plan::new(hold.asked, hold.lease, grace, hold.unheard_limit());
-        let (tell, mut news) = watch::channel(News::Lost { proved: false });
-        let (orders, inbox) = mpsc::channel(4);
-        let keeping = Keeping { env: env.clone(), hold, plan, tell, inbox, delayed: None };
-        keeping.hold_news();
-        news.mark_unchanged();
-        env.world.spawn(env.process, keeping.run());
-        Keeper { news, orders }
-    }
-
-    /// Gives the lock back.
-    pub async fn release(self, env: &Env) {
-        let (answer, result) = oneshot::channel();
-        if self.orders.send(answer).await.is_ok() {
-            let _ = env.timeout(RELEASE_WITHIN * 2, result).await;
-        }
-    }
-}
-
-struct Keeping {
-    env: Env,
+struct Kept {
     hold: Hold,
-    plan: Plan,
-    tell: watch::Sender<News>,
-    inbox: mpsc::Receiver<oneshot::Sender<()>>,
-    delayed: Option<oneshot::Sender<()>>,
+    shown: Rc<Shown>,
 }
 
-enum End {
-    Lost { proved: bool },
-    Released,
-}
-
-impl Keeping {
-    fn plan_times(&self) -> (Moment, Moment) {
-        let (term_at, dead_at) = (self.plan.term_at(), self.plan.dead_at());
-        if self.env.world.plant == Plant::MarginRemoved {
-            let end = self.hold.asked + self.hold.lease;
-            return (term_at.max(end - Duration::from_nanos(MS)), end.max(dead_at));
-        }
-        (term_at, dead_at)
+impl Kept {
+    fn plant(&self) -> Plant {
+        self.hold.site.env.world.plant
     }
 
-    /// Says how long the lock is believed to be held, to the owner and to the checks.
-    fn hold_news(&self) {
-        let (term_at, dead_at) = self.plan_times();
-        let lease = (self.hold.site.key, self.hold.space(), self.hold.token.number);
-        self.env.believes(self.hold.site.client, lease, dead_at, self.hold.outlives_connection());
-        if let Some(link) = self.hold.link() {
-            self.env.world.lease_on_link(link, self.hold.token.number);
-        }
-        self.tell.send_replace(News::Held { term_at, dead_at });
+    fn show(&self) {
+        self.shown.link.set(self.hold.link());
+        self.shown.outlives_connection.set(self.hold.outlives_connection());
     }
 
-    async fn run(mut self) {
-        let fence = self.hold.token.number;
-        let proved = match self.keep().await {
-            End::Lost { proved } => proved,
-            End::Released => return,
-        };
-        let client = self.hold.site.client;
-        self.env.tell(&format!("client {client}"), || format!("the lock {fence} is lost (proved: {proved})"));
-        self.env.world.told_of_loss(fence, proved);
-        self.tell.send_replace(News::Lost { proved });
-        loop {
-            let order = match self.delayed.take() {
-                Some(order) => Some(order),
-                None => self.inbox.recv().await,
-            };
-            let Some(answer) = order else { return };
-            if !proved {
-                self.hold.give_back(self.env.now() + AFTER_LOSS_WITHIN).await;
+    fn falsified(&self, terms: Terms) -> Terms {
+        match self.plant() {
+            Plant::MarginRemoved => {
+                Terms { lease: stretched(terms.lease), unheard_limit: terms.unheard_limit.map(stretched), ..terms }
             }
-            let _ = answer.send(());
+            Plant::BrokenIsNotLost => Terms { outlives_connection: true, ..terms },
+            _ => terms,
         }
     }
 
-    async fn keep(&mut self) -> End {
-        if !self.hold.outlives_connection() {
-            let until = self.attempt_until();
-            let secured = self.hold.make_resumable(until).await;
-            if let Err(end) = self.note(secured).await {
-                return end;
-            }
-        }
-        loop {
-            let step = match self.plan.step(self.env.now()) {
-                // The plan's own margin is what is missing.
-                Step::GiveUp if self.plan_times().0 > self.env.now() => Step::RenewNow,
-                step => step,
-            };
-            match step {
-                Step::GiveUp => return End::Lost { proved: false },
-                Step::RenewNow => {
-                    let renewed = self.renew_attentively().await;
-                    if let Err(end) = self.note(renewed).await {
-                        return end;
-                    }
-                }
-                Step::RenewAt(_) if self.delayed.is_some() => {
-                    let order = self.delayed.take();
-                    return self.release(order).await;
-                }
-                Step::RenewAt(moment) => {
-                    let order = tokio::select! {
-                        biased;
-                        () = self.env.wait_until(moment) => None,
-                        order = self.inbox.recv() => Some(order),
-                        () = self.hold.broken() => {
-                            if let Err(end) = self.note(Renewal::Unknown).await {
-                                return end;
-                            }
-                            None
-                        }
-                    };
-                    if let Some(order) = order {
-                        return self.release(order).await;
-                    }
-                }
-            }
-        }
-    }
-
-    async fn renew_attentively(&mut self) -> Renewal {
-        let until = self.attempt_until();
-        let Keeping { hold, inbox, delayed, .. } = self;
-        tokio::select! {
-            biased;
-            renewed = hold.renew(until) => renewed,
-            order = inbox.recv() => {
-                *delayed = order;
-                Renewal::Unknown
-            }
-        }
-    }
-
-    fn attempt_until(&self) -> Moment {
-        let (term_at, _) = self.plan_times();
-        if self.hold.outlives_connection() { term_at.min(self.env.now() + ATTEMPT) } else { term_at }
-    }
-
-    async fn note(&mut self, mut renewal: Renewal) -> Result<(), End> {
-        while renewal == Renewal::Unknown {
-            let (term_at, dead_at) = self.plan_times();
-            if self.env.now() >= term_at {
-                return Err(End::Lost { proved: false });
-            }
-            let stubborn = self.env.world.plant == Plant::BrokenIsNotLost;
-            if !self.hold.outlives_connection() && !stubborn {
-                return Err(End::Lost { proved: true });
-            }
-            let never = self.env.world.plant == Plant::ResumeAfterDeadline;
-            let (term_at, dead_at) = if never { (Moment::NEVER, Moment::NEVER) } else { (term_at, dead_at) };
-            self.tell.send_replace(News::InDanger { term_at, dead_at });
-            if self.delayed.is_some() || self.inbox.is_closed() {
-                let _ = self.env.timeout(RELEASE_WITHIN / 2, self.hold.restore(term_at)).await;
-                let order = self.delayed.take();
-                return Err(self.release(order).await);
-            }
-            let Keeping { env, hold, inbox, delayed, .. } = self;
-            let restored = tokio::select! {
-                biased;
-                () = env.wait_until(term_at) => return Err(End::Lost { proved: false }),
-                restored = hold.restore(term_at) => Ok(restored),
-                order = inbox.recv() => Err(order),
-            };
-            match restored {
-                // Where the lock was not kept for us, another connection proves nothing: what is planted.
-                Ok(Renewal::Gone) if stubborn => env.sleep(ATTEMPT).await,
-                Ok(Renewal::Unknown) => return Err(End::Lost { proved: false }),
-                Ok(restored) => renewal = restored,
-                Err(order) => *delayed = order,
-            }
-        }
+    fn answered(&self, renewal: Renewal) -> Renewal {
+        self.show();
         match renewal {
-            Renewal::Renewed { asked } => {
-                self.plan.set_unheard_limit(self.hold.unheard_limit());
-                self.plan.renewed(asked, self.hold.lease, asked.as_nanos() / 1000);
-                self.hold_news();
-                Ok(())
-            }
-            Renewal::Gone => Err(End::Lost { proved: true }),
-            Renewal::Unknown => Err(End::Lost { proved: false }),
+            Renewal::Renewed(terms) => Renewal::Renewed(self.falsified(terms)),
+            other => other,
         }
     }
 
-    async fn release(&mut self, answer: Option<oneshot::Sender<()>>) -> End {
-        self.env.world.gives_back(self.hold.token.number);
-        self.hold.give_back(self.env.now() + RELEASE_WITHIN).await;
-        if let Some(answer) = answer {
-            let _ = answer.send(());
+    /// What the server is really asked for.
+    fn wish(&self, lease: Duration) -> Duration {
+        if self.plant() == Plant::MarginRemoved { self.hold.lease } else { lease }
+    }
+}
+
+/// A lease that is believed for as long as `lease` is, with its margin.
+fn stretched(lease: Duration) -> Duration {
+    let (least, most) = (Duration::from_millis(500), Duration::from_secs(5));
+    lease + (lease / 9).clamp(least, most)
+}
+
+impl KeptLock for Kept {
+    fn terms(&self) -> Terms {
+        self.show();
+        self.falsified(self.hold.terms())
+    }
+
+    async fn broken(&mut self) -> String {
+        self.hold.broken().await
+    }
+
+    async fn renew(&mut self, lease: Duration, until: Moment) -> Renewal {
+        let lease = self.wish(lease);
+        let renewal = self.hold.renew(lease, until).await;
+        self.answered(renewal)
+    }
+
+    async fn restore(&mut self, lease: Duration, until: Moment) -> Renewal {
+        let (env, lease) = (self.hold.site.env.clone(), self.wish(lease));
+        let has_no_deadline = self.plant() == Plant::ResumeAfterDeadline;
+        let until = if has_no_deadline { Moment::NEVER } else { until };
+        self.shown.stands_at.set(has_no_deadline.then(|| env.now()));
+        let mut renewal = self.hold.restore(lease, until).await;
+        while self.plant() == Plant::BrokenIsNotLost && renewal == Renewal::Gone {
+            env.sleep(ASK_AGAIN).await;
+            renewal = self.hold.restore(lease, until).await;
         }
-        End::Released
+        self.shown.stands_at.set(None);
+        self.answered(renewal)
+    }
+
+    async fn give_back(&mut self, until: Moment) -> Result<(), Failure> {
+        self.shown.stands_at.set(None);
+        self.hold.site.env.world.gives_back(self.hold.token.number);
+        self.hold.give_back(until).await
+    }
+}
+
+struct Clock {
+    env: Env,
+    shown: Rc<Shown>,
+}
+
+impl LeaseClock for Clock {
+    fn now(&self) -> Moment {
+        self.shown.stands_at.get().unwrap_or_else(|| self.env.now())
+    }
+
+    async fn wait_until(&mut self, moment: Moment) {
+        match self.shown.stands_at.get() {
+            Some(_) => std::future::pending().await,
+            None => self.env.wait_until(moment).await,
+        }
+    }
+}
+
+/// Tells the checks what the owner of a lock is told.
+struct Observer {
+    env: Env,
+    client: usize,
+    lock: (u8, dflock::lock::Space, u64),
+    shown: Rc<Shown>,
+}
+
+impl Observer {
+    fn of(hold: &Hold, shown: &Rc<Shown>) -> Observer {
+        let lock = (hold.site.key, hold.space(), hold.token.number);
+        Observer { env: hold.site.env.clone(), client: hold.site.client, lock, shown: shown.clone() }
+    }
+
+    fn falsified(&self, news: LeaseNews) -> LeaseNews {
+        match news {
+            LeaseNews::InDanger { ends_at, why, .. } if self.env.world.plant == Plant::ResumeAfterDeadline => {
+                LeaseNews::InDanger { term_at: Moment::NEVER, dead_at: Moment::NEVER, ends_at, why }
+            }
+            news => news,
+        }
+    }
+
+    fn hear(&mut self, news: &LeaseNews) {
+        let (client, fence, world) = (self.client, self.lock.2, &self.env.world);
+        match news {
+            LeaseNews::Held { dead_at, .. } | LeaseNews::InDanger { dead_at, .. } => {
+                self.env.believes(client, self.lock, *dead_at, self.shown.outlives_connection.get());
+                if let Some(link) = self.shown.link.get() {
+                    world.lease_on_link(link, fence);
+                }
+            }
+            LeaseNews::Lost { proved, why, .. } => {
+                world.tell(&format!("client {client}"), || format!("{fence} is lost (proved: {proved}): {why}"));
+                world.told_of_loss(fence, *proved);
+            }
+        }
     }
 }

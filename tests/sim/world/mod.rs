@@ -1,9 +1,9 @@
 //! A world of its own: one virtual clock, machines, processes, a network, a disk and a server, all in one thread.
 //!
-//! What decides is the real thing: `server::table`, `server::journal` (its bytes included), `lease::plan`,
-//! `exec::policy`, `client::retry`. Around them stand shells that take the same steps as the real ones, in the
-//! same order; each file here says which shell it stands for. A history is data (see `history`): the same data
-//! lead to the same events, and a decision that is left out disturbs no other one.
+//! What decides is the real thing: `server::table`, `server::journal` (its bytes included), `lease::keeping` with
+//! the loop around it, `exec::policy` and `exec::leases`, `client::retry`. Around them stand shells that take the same
+//! steps as the real ones, in the same order; each file here says which shell it stands for. A history is data (see
+//! `history`): the same data lead to the same events, and a decision that is left out disturbs no other one.
 
 pub mod check;
 pub mod child;

@@ -1,13 +1,28 @@
 //! A lock that was taken: stands for `backend::dflockd::Hold`.
 
+use dflock::backend::Terms;
+use dflock::error::{Failure, Kind};
+
 use super::*;
+
+/// How long a server that went away right after a grant is waited for, at most.
+const AGREE_MOST: Duration = Duration::from_secs(10);
 
 impl Hold {
     pub fn space(&self) -> Space {
         self.site.kind.space()
     }
 
-    pub fn unheard_limit(&self) -> Option<Duration> {
+    pub fn terms(&self) -> Terms {
+        Terms {
+            asked: self.asked,
+            lease: self.lease,
+            unheard_limit: self.unheard_limit(),
+            outlives_connection: self.outlives_connection(),
+        }
+    }
+
+    fn unheard_limit(&self) -> Option<Duration> {
         if self.outlives_connection() {
             return Some(self.resume);
         }
@@ -28,47 +43,63 @@ impl Hold {
     }
 
     pub async fn make_resumable(&mut self, until: Moment) -> Renewal {
-        let asked = self.asked;
         let wish = self.lease.max(Duration::from_secs(1));
-        let Some(connection) = self.connection.as_mut() else { return Renewal::Unknown };
+        let Some(connection) = self.connection.as_mut() else { return unknown() };
         if connection.about.resume_s == 0 {
-            return Renewal::Renewed { asked };
+            return Renewal::Renewed(self.terms());
         }
+        self.is_in_step = false;
         match connection.agree_on_resuming(wish, until).await {
             Ok(agreed) => {
+                self.is_in_step = true;
                 self.resume = agreed;
-                Renewal::Renewed { asked }
+                Renewal::Renewed(self.terms())
             }
-            Err(_) => self.give_up_connection(),
+            Err(_) => {
+                let retry = self.site.connect_retry.min(AGREE_MOST);
+                match self.restore(self.lease, until.max(self.site.env.now() + retry)).await {
+                    renewed @ Renewal::Renewed(_) => renewed,
+                    Renewal::Gone | Renewal::Unknown(_) => unknown(),
+                }
+            }
         }
     }
 
-    pub async fn renew(&mut self, until: Moment) -> Renewal {
-        let (key, space, token) = (self.site.key, self.space(), self.token);
-        let Some(connection) = self.connection.as_mut() else { return Renewal::Unknown };
+    pub async fn renew(&mut self, lease: Duration, until: Moment) -> Renewal {
+        let packet =
+            Packet::Renew { key: self.site.key, space: self.space(), token: self.token, lease_s: whole_seconds(lease) };
         let asked = self.site.env.now();
-        let packet = Packet::Renew { key, space, token, lease_s: whole_seconds(self.lease) };
-        match connection.exchange(packet, until).await {
-            Ok(Said::Left) => {
-                let rash = self.site.env.world.plant == Plant::LeaseFromAnswer;
-                self.asked = if rash { self.site.env.now() } else { asked };
-                Renewal::Renewed { asked: self.asked }
+        match self.exchange(packet, until).await {
+            Some(Said::Left) => self.granted_anew(lease, asked),
+            Some(Said::Error | Said::Refused) => Renewal::Gone,
+            Some(_) => {
+                self.is_in_step = false;
+                unknown()
             }
-            Ok(Said::Error | Said::Refused) => Renewal::Gone,
-            Ok(_) | Err(_) => self.give_up_connection(),
+            None => unknown(),
         }
     }
 
-    pub async fn broken(&mut self) {
+    /// If it fails, or is dropped before it is done, the connection is out of step.
+    async fn exchange(&mut self, packet: Packet, until: Moment) -> Option<Said> {
+        let connection = self.connection.as_mut().filter(|_| self.is_in_step)?;
+        self.is_in_step = false;
+        let said = connection.exchange(packet, until).await.ok()?;
+        self.is_in_step = true;
+        Some(said)
+    }
+
+    pub async fn broken(&mut self) -> String {
         if let Some(connection) = self.connection.as_mut() {
             connection.over().await;
         }
         self.connection = None;
+        "the connection is over".to_owned()
     }
 
-    pub async fn restore(&mut self, until: Moment) -> Renewal {
+    pub async fn restore(&mut self, lease: Duration, until: Moment) -> Renewal {
         self.connection = None;
-        let lease_s = whole_seconds(self.lease);
+        let lease_s = whole_seconds(lease);
         let (key, space, proof) = (self.site.key, self.space(), self.token);
         let request = || Packet::Resume { key, space, proof, lease_s: Some(lease_s) };
         let mut backoff = Backoff::default();
@@ -79,30 +110,54 @@ impl Hold {
             match self.site.ask(Some(lease_s), request, patience).await {
                 Ok(Answered { connection, asked, said: Said::Left }) => {
                     self.resume = Duration::from_secs(connection.about.resume_s);
-                    self.connection = Some(connection);
-                    self.asked = if env.world.plant == Plant::LeaseFromAnswer { env.now() } else { asked };
-                    return Renewal::Renewed { asked: self.asked };
+                    (self.connection, self.is_in_step) = (Some(connection), true);
+                    return self.granted_anew(lease, asked);
                 }
                 Ok(Answered { said: Said::Error, .. }) => return Renewal::Gone,
                 Ok(_) | Err(_) => {}
             }
             let pause = backoff.next(env.now().as_nanos());
             if env.now() + pause >= until {
-                return Renewal::Unknown;
+                return unknown();
             }
             env.sleep(pause).await;
         }
     }
 
-    pub async fn give_back(&mut self, until: Moment) {
-        let Some(mut connection) = self.connection.take() else { return };
-        let packet = Packet::Release { key: self.site.key, space: self.space(), token: self.token };
-        let _ = connection.exchange(packet, until).await;
+    /// On the connection that the lock was taken on, or on another one.
+    pub async fn give_back(&mut self, until: Moment) -> Result<(), Failure> {
+        let (site, key, space, token) = (self.site.clone(), self.site.key, self.space(), self.token);
+        let packet = || Packet::Release { key, space, token };
+        if self.connection.is_some() {
+            if self.is_in_step {
+                let now = site.env.now();
+                let half = now + until.since(now) / 2;
+                if self.exchange(packet(), half).await.is_some() {
+                    return Ok(());
+                }
+                // Where a lock ends with its connection, it ends now.
+                if self.resume.is_zero() {
+                    return Err(no_answer());
+                }
+            }
+            self.connection = None;
+        }
+        let answered = site.ask(None, packet, Patience { until, connect_until: until }).await;
+        answered.map(drop).map_err(|_| no_answer())
     }
 
-    /// It is out of step: whatever comes on it now answers something else.
-    fn give_up_connection(&mut self) -> Renewal {
-        self.connection = None;
-        Renewal::Unknown
+    fn granted_anew(&mut self, lease: Duration, asked: Moment) -> Renewal {
+        let is_rash = self.site.env.world.plant == Plant::LeaseFromAnswer;
+        self.asked = if is_rash { self.site.env.now() } else { asked };
+        self.lease = lease;
+        Renewal::Renewed(self.terms())
     }
+}
+
+fn unknown() -> Renewal {
+    Renewal::Unknown("no answer".to_owned())
+}
+
+fn no_answer() -> Failure {
+    Failure::new(Kind::Unreachable, "no answer")
 }
