@@ -74,6 +74,11 @@ fn the_manual_is_fresh() {
     let dir = home.path().join("new/man");
     dflock(&["man", dir.to_str().expect("a path that is text")]);
     compare("man", &files(&dir));
+    // Where man looks for them.
+    let sections = dir.join("man1");
+    dflock(&["man", sections.to_str().expect("a path that is text")]);
+    assert!(sections.join("dflock.1").exists() && !sections.join("dflock-config.5").exists());
+    assert!(dir.join("man5/dflock-config.5").exists());
 }
 
 /// Each page through each program that is there; a page with a mistake makes them talk.

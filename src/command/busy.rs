@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::manner::Manner;
-use crate::backend::{Backend, SemaphoreRow, Status};
+use crate::backend::{Backend, LockRow, SemaphoreRow, Status};
 use crate::error::{Failure, Kind};
 use crate::lock::Key;
 use crate::output;
+use crate::settings::duration;
 
 /// How long finding out may take.
 const WITHIN: Duration = Duration::from_secs(1);
@@ -25,11 +26,15 @@ pub(crate) async fn who_has_it(backend: &Backend, key: &Key, mut failure: Failur
     failure
 }
 
+pub(crate) fn lease_left(row: &LockRow) -> String {
+    duration::in_words(duration::seconds(row.lease_expires_in_s))
+}
+
 /// What the server says of a lock that is held.
 pub(crate) fn in_words(status: &Status) -> Option<String> {
     let lock = status.lock.as_ref().filter(|row| row.is_held()).map(|row| {
-        let (holder, left, waiters) = (row.holder(), row.lease_expires_in_s, row.waiters);
-        format!("{holder} has it, {left:.0}s of its lease are left, {waiters} wait")
+        let (holder, left, waiters) = (row.holder(), lease_left(row), row.waiters);
+        format!("{holder} has it, {left} of its lease are left, {waiters} wait")
     });
     let slots = |row: &SemaphoreRow| {
         let (holders, limit, waiters) = (row.holders, row.limit, row.waiters);

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::acquire::Patience;
 use super::autostart;
-use super::busy::{in_words, who_has_it};
+use super::busy::{self, who_has_it};
 use super::guardian;
 use super::held;
 use super::manner::Manner;
@@ -22,7 +22,8 @@ use crate::exec::{self, Handing, Job, Outcome, SHORTEST_LEASE};
 use crate::holder::{self, Site, start};
 use crate::lock::{Grant, Key, Kind};
 use crate::output;
-use crate::settings::{SECRET_VARIABLES, Settings, duration};
+use crate::settings::duration::{self, in_words};
+use crate::settings::{SECRET_VARIABLES, Settings};
 use crate::sys;
 
 /// Run a command while holding a lock
@@ -187,6 +188,9 @@ impl Exec {
                 outcome => outcome,
             }
         });
+        if let (Ok(Outcome::Ran(status)), true) = (&outcome, manner.json) {
+            tell_json(*status, &key, &backend);
+        }
         outcome.map_err(|failure| autostart::name_stranger(&settings, failure))
     }
 
@@ -208,6 +212,20 @@ impl Exec {
     }
 }
 
+/// Nothing of its own is said of an end that is the command's.
+fn tell_json(status: exec::status::Status, key: &Key, backend: &Backend) {
+    use exec::status::Status;
+
+    let (kind, what) = match status {
+        Status::Child(_) => return,
+        Status::Lost => (Wrong::Lost, "the lock was lost while the command ran"),
+        Status::RuntimeOver => (Wrong::RuntimeOver, "the command ran longer than --max-runtime"),
+    };
+    let mut failure = Failure::new(kind, what);
+    (failure.key, failure.server) = (Some(key.to_string()), Some(backend.server_of(key).1));
+    output::failure_json(&failure);
+}
+
 /// A person at a terminal, or nobody.
 struct Onlooker<'a> {
     manner: Manner,
@@ -227,14 +245,25 @@ impl exec::User for Onlooker<'_> {
     }
 
     fn waiting(&self, time: Duration, known: Option<&Status>) {
-        let (key, seconds) = (self.key, time.as_secs());
+        let (key, time) = (self.key, in_words(Duration::from_secs(time.as_secs())));
         let server = self.backend.server_of(key).1;
-        let known = known.and_then(in_words).map_or(String::new(), |words| format!(": {words}"));
-        output::passing(&format!("dflock: waiting for {key} on {server}, {seconds}s so far{known}"));
+        let known = known.and_then(busy::in_words).map_or(String::new(), |words| format!(": {words}"));
+        output::passing(&format!("dflock: waiting for {key} on {server}, {time} so far{known}"));
     }
 
     fn waited(&self) {
         output::passed();
+    }
+
+    fn took(&self, time: Duration, first: &Grant) {
+        self.manner.remark(|| {
+            let (server, waited, lease) = (&first.server, in_words(time), in_words(first.lease));
+            format!("{} was granted by {server} after {waited}, with a lease of {lease}", self.key)
+        });
+    }
+
+    fn ended(&self, time: Duration) {
+        self.manner.remark(|| format!("the command has ended after {}", in_words(time)));
     }
 
     fn hand_over<'a>(&'a self, ask: &'a Ask, grant: &'a Grant, time: Duration) -> Handing<'a> {

@@ -14,6 +14,7 @@ use crate::holder::control::{self, Reply, Request, State, Status};
 use crate::holder::registry::Registry;
 use crate::lock::Kind;
 use crate::output::{self, Table};
+use crate::settings::duration::{in_words, seconds};
 
 /// How long a holder may take when somebody pressed Tab.
 const AT_ONCE: Duration = Duration::from_millis(300);
@@ -134,7 +135,7 @@ impl About {
 }
 
 fn row(status: Status) -> Row {
-    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+    let number = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
     let (state, why) = match status.state {
         State::Waiting => ("waiting", None),
         State::Held => ("held", None),
@@ -156,10 +157,10 @@ fn row(status: Status) -> Row {
         owner_name: status.owner_name,
         fence,
         fence_text: fence.map(|fence| fence.to_string()),
-        held_s: seconds(status.held_for),
-        lease_s: seconds(status.held.as_ref().map(|held| held.lease)),
-        lease_left_s: seconds(status.lease_left),
-        max_hold_left_s: seconds(status.max_hold_left),
+        held_s: number(status.held_for),
+        lease_s: number(status.held.as_ref().map(|held| held.lease)),
+        lease_left_s: number(status.lease_left),
+        max_hold_left_s: number(status.max_hold_left),
     }
 }
 
@@ -167,7 +168,7 @@ fn as_table(document: &Document) -> String {
     let mut table = Table::new(&["KEY", "STATE", "HELD FOR", "SERVER", "PID", "OWNER"]);
     for row in &document.holders {
         let key = row.limit.map_or(row.key.clone(), |limit| format!("{} (of {limit})", row.key));
-        let held = row.held_s.map_or("-".to_owned(), |seconds| format!("{seconds:.0}s"));
+        let held = row.held_s.map_or("-".to_owned(), |held| in_words(seconds(held.floor())));
         let owner = match (row.owner_pid, &row.owner_name) {
             (None, _) => "none".to_owned(),
             (Some(pid), Some(name)) => format!("{pid} ({name})"),

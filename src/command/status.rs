@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::autostart;
+use super::busy::lease_left;
 use super::manner::Manner;
 use super::site::{backend_of, site_of};
 use super::target::Target;
@@ -49,6 +50,7 @@ impl Status {
         let backend = backend_of(&site_of(&settings)?)?;
         backend.check(Feature::Status)?;
         let (shard, _) = backend.server_of(&key);
+        let is_one_of_many = settings.servers.shards.len() > 1;
         let status =
             super::block_on(backend.status(&key)).map_err(|failure| autostart::name_stranger(&settings, failure))?;
         let is_held = status.lock.as_ref().is_some_and(LockRow::is_held) || status.semaphore.is_some();
@@ -61,7 +63,7 @@ impl Status {
             lock: status.lock,
             semaphore: status.semaphore,
         };
-        self.manner.answer(&document, || lines(&document))?;
+        self.manner.answer(&document, || lines(&document, is_one_of_many))?;
         Ok(0)
     }
 
@@ -70,17 +72,18 @@ impl Status {
     }
 }
 
-fn lines(document: &Document) -> String {
+fn lines(document: &Document, is_one_of_many: bool) -> String {
     let Document { key, server, shard, lock, semaphore, .. } = document;
-    let (key, place) = (escape(key), format!("on {} (shard {shard})", escape(server)));
+    let shard = if is_one_of_many { format!(" (shard {shard})") } else { String::new() };
+    let (key, place) = (escape(key), format!("on {}{shard}", escape(server)));
     let mut text = String::new();
     if let Some(row) = lock.as_ref().filter(|row| !row.is_held()) {
         text.push_str(&format!("{key}: free, {} waiting, {place}\n", row.waiters));
     } else if let Some(row) = lock {
         text.push_str(&format!(
-            "{key}: held by {}, {:.1}s of its lease left, {} waiting, {place}\n",
+            "{key}: held by {}, {} of its lease left, {} waiting, {place}\n",
             escape(&row.holder()),
-            row.lease_expires_in_s,
+            lease_left(row),
             row.waiters
         ));
     }

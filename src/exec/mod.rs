@@ -74,6 +74,10 @@ pub trait User {
     fn waiting(&self, time: Duration, known: Option<&backend::Status>);
     /// We do not wait any more.
     fn waited(&self);
+    /// All locks are taken, after so long; this is the first.
+    fn took(&self, time: Duration, first: &Grant);
+    /// The command has ended, after so long.
+    fn ended(&self, time: Duration);
     /// Has somebody else keep a lock for so long, when we have ended.
     fn hand_over<'a>(&'a self, ask: &'a Ask, grant: &'a Grant, time: Duration) -> Handing<'a>;
 }
@@ -102,6 +106,7 @@ pub async fn run(
             () = tokio::time::sleep(job.first_pause) => {}
         }
     }
+    let asked = clock::now();
     let taken = tokio::select! {
         taken = take_all(&job, backend, &mut guard, &mut signals) => taken,
         () = waiting::tell(user, backend, &job) => Err(Failure::internal("wait", &"the clock stopped")),
@@ -122,6 +127,10 @@ pub async fn run(
             return Err(failure);
         }
     };
+    let began = clock::now();
+    if let Some(first) = taken.first() {
+        user.took(began.since(asked), &first.keeper.grant);
+    }
     let mut run = match Run::start(&job, taken, guard, &containment, &mut signals).await {
         Ok(run) => run,
         Err((failure, guard, keepers)) => {
@@ -131,6 +140,7 @@ pub async fn run(
     };
     let say: Say<'_> = &|text| user.say(text);
     let status = run.watch(&mut signals, say).await;
+    user.ended(clock::now().since(began));
     let Run { keepers, mut guard, terminal, .. } = run;
     // Nobody is left whom it could end; and whom the command left behind on purpose is left alone.
     if guard.command_ended().is_err() {

@@ -54,6 +54,25 @@ pub fn parse_above_zero(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("it must be more than 0".to_owned()) } else { Ok(duration) }
 }
 
+/// What a server or a holder says of a time; less than nothing is nothing.
+pub fn seconds(number: f64) -> Duration {
+    Duration::try_from_secs_f64(number.max(0.0)).unwrap_or(Duration::MAX)
+}
+
+/// A duration as people say it: `4.2s`, `1m30s`, `2h5m`, `3d4h`.
+pub fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let parts = [(seconds / 86400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(parts.len());
+    match parts.get(first..) {
+        Some([(count, unit), (next, smaller), ..]) if *next > 0 => format!("{count}{unit}{next}{smaller}"),
+        Some([(count, unit), _, ..]) => format!("{count}{unit}"),
+        // Less than a minute.
+        _ if time.subsec_nanos() == 0 => format!("{seconds}s"),
+        _ => format!("{:.1}s", time.as_secs_f64()),
+    }
+}
+
 /// Nanoseconds, of which there may be more than [`MAX`]. Each unit once, in the order of their lengths.
 fn read(text: &str) -> Option<u64> {
     let mut rest = text;
@@ -119,6 +138,24 @@ mod tests {
         ];
         for (text, millis) in cases {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn says_what_people_say() {
+        let cases = [
+            (0.0, "0s"),
+            (7.0, "7s"),
+            (4.25, "4.2s"),
+            (59.9, "59.9s"),
+            (60.0, "1m"),
+            (90.9, "1m30s"),
+            (5399.0, "1h29m"),
+            (7200.0, "2h"),
+            (273_600.0, "3d4h"),
+        ];
+        for (seconds, words) in cases {
+            assert_eq!(in_words(Duration::from_secs_f64(seconds)), words);
         }
     }
 

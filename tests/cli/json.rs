@@ -139,7 +139,7 @@ fn the_status_of_a_key() {
     assert_eq!((&held["semaphore"]["holders"], &held["semaphore"]["limit"]), (&1.into(), &3.into()));
     let text = house.dflock(&["status", "k"]).out;
     let lines: Vec<&str> = text.lines().collect();
-    let place = format!("on {} (shard 0)", house.servers);
+    let place = format!("on {}", house.servers);
     assert!(lines[0].starts_with("k: held by connection ") && lines[0].contains("of its lease left, 1 waiting, "));
     assert!(lines[0].ends_with(&place), "{text}");
     assert_eq!(lines[1], format!("k: 1 of 3 slots held, 0 waiting, {place}"));

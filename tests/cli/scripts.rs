@@ -21,7 +21,7 @@ fn a_script_takes_a_lock_and_gives_it_back() {
         let lines: Vec<&str> = said.ok().lines().collect();
         assert_eq!(lines.len(), 2, "{said:?}");
         assert!(lines[0].starts_with("job: held by connection "), "{said:?}");
-        assert_eq!(lines[1], format!("job: free, on {} (shard 0)", house.servers));
+        assert_eq!(lines[1], format!("job: free, on {}", house.servers));
         assert_eq!(said.err, "");
     }
 }
@@ -186,7 +186,7 @@ fn several_locks_of_one_script_are_told_apart_by_their_keys() {
         "eval \"$(dflock acquire one --export)\" && eval \"$(dflock acquire two --export)\" || exit
         dflock release one && dflock status one && dflock renew two && dflock release two && dflock status two",
     );
-    let free = |key| format!("{key}: free, on {} (shard 0)", house.servers);
+    let free = |key| format!("{key}: free, on {}", house.servers);
     assert_eq!(said.ok(), format!("{}\n33\n{}", free("one"), free("two")));
 }
 

@@ -192,6 +192,31 @@ fn a_semaphore_lets_as_many_in() {
 }
 
 #[test]
+fn what_is_dflocks_own_end_is_said_in_json_too() {
+    let house = House::new();
+    let said =
+        house.dflock(&["exec", "--json", "--max-runtime", "0.1", "--kill-after", "0.1", "k", "sleep", "9"]).code(124);
+    assert_eq!((&said.json()["error"], &said.json()["exit"]), (&"max_runtime".into(), &124.into()), "{said:?}");
+    let running = house.start(&["exec", "--json", "-l", "2", "k", "sleep", "60"]);
+    house.wait_until_held("k");
+    running.signal("STOP");
+    house.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
+    running.signal("CONT");
+    let said = running.finish().code(79);
+    assert_eq!(said.json()["error"], "lost", "{said:?}");
+}
+
+#[test]
+fn with_v_it_tells_what_it_waited_for_and_had() {
+    let house = House::new();
+    let said = house.dflock(&["exec", "-v", "-l", "90", "k", "true"]).code(0);
+    let granted = format!("dflock: k was granted by {} after ", house.servers);
+    let lines: Vec<&str> = said.err.lines().collect();
+    assert!(lines[0].starts_with(&granted) && lines[0].ends_with("with a lease of 1m30s"), "{said:?}");
+    assert!(lines[1].starts_with("dflock: the command has ended after "), "{said:?}");
+}
+
+#[test]
 fn what_should_run_a_command_is_named_where_it_is_not_there() {
     let house = House::new();
     for (name, content, said) in [

@@ -5,6 +5,7 @@
 
 mod roff;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, Args, Command};
@@ -20,7 +21,7 @@ use crate::settings;
   dflock man ~/.local/share/man/man1
   dflock man /tmp/man && man -l /tmp/man/dflock-exec.1")]
 pub struct Man {
-    /// Where to; it is made if need be
+    /// Where to; it is made if need be. With a man1, the page of section 5 goes into the man5 beside it
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 }
@@ -52,12 +53,25 @@ impl Man {
         let cannot = |tried: &str, path: &Path, why: std::io::Error| {
             Failure::usage(format!("cannot {tried} {}: {why}", path.display())).hint("name a directory of your own")
         };
-        std::fs::create_dir_all(&self.dir).map_err(|why| cannot("make the directory", &self.dir, why))?;
         for (name, text) in pages(command) {
-            let path = self.dir.join(name);
+            let dir = self.dir_of(&name);
+            std::fs::create_dir_all(&dir).map_err(|why| cannot("make the directory", &dir, why))?;
+            let path = dir.join(name);
             std::fs::write(&path, text).map_err(|why| cannot("write", &path, why))?;
         }
         Ok(0)
+    }
+}
+
+impl Man {
+    /// Where man looks for a page: those of section 5 are not in man1, but beside it.
+    fn dir_of(&self, page: &str) -> PathBuf {
+        match self.dir.parent() {
+            Some(above) if self.dir.file_name() == Some(OsStr::new("man1")) && page.ends_with(".5") => {
+                above.join("man5")
+            }
+            _ => self.dir.clone(),
+        }
     }
 }
 

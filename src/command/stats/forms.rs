@@ -2,6 +2,7 @@
 
 use super::{Document, Of, ServerRow};
 use crate::output::{self, Metrics, Table};
+use crate::settings::duration::{in_words, seconds};
 
 /// Grants a second, of each server that counts them.
 pub(super) type Rates = Vec<Option<f64>>;
@@ -29,7 +30,7 @@ pub(super) fn table_with(document: &Document, rates: &Rates) -> String {
         let Entry { key, kind, holders, is_nobodys, limit, waiters, lease_left_s, server } = entry;
         let holders = limit.map_or(holders.to_string(), |limit| format!("{holders}/{limit}"));
         let holders = if is_nobodys { format!("{holders} (not connected)") } else { holders };
-        let left = lease_left_s.map_or("-".to_owned(), |left| format!("{left:.1}s"));
+        let left = lease_left_s.map_or("-".to_owned(), |left| in_words(seconds(left)));
         keys.row(vec![key.to_owned(), kind.to_owned(), holders, waiters.to_string(), left, server.to_owned()]);
     }
     format!("{}\n{}", servers.render(), keys.render())
