@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Group;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::autostart;
 use crate::error::{Failure, Kind};
+use crate::net::listen::SocketAccess;
 use crate::net::tls;
 use crate::output::log;
 use crate::server::table::Limits;
@@ -41,6 +43,14 @@ pub struct Serve {
     /// Port to listen on; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 6388, env = "DFLOCKD_PORT")]
     port: u16,
+
+    /// Who may connect to a socket file, in octal as for chmod; 660 if only --socket-group is named, else as the umask says
+    #[arg(long, value_name = "MODE", env = "DFLOCKD_SOCKET_MODE", value_parser = parse_mode)]
+    socket_mode: Option<u32>,
+
+    /// Group of a socket file: a name, or a number
+    #[arg(long, value_name = "GROUP", env = "DFLOCKD_SOCKET_GROUP")]
+    socket_group: Option<String>,
 
     /// Lease of a lock whose client names none, in seconds
     #[arg(long, value_name = "DUR", default_value = "33", env = "DFLOCKD_DEFAULT_LEASE_TTL_S",
@@ -202,6 +212,7 @@ impl Serve {
             }
             _ => None,
         };
+        let socket = self.socket_access()?;
         let limits = Limits {
             keys: self.max_locks as usize,
             waiters: self.max_waiters as usize,
@@ -219,6 +230,7 @@ impl Serve {
             state: dir.map(|dir| journal::Options { dir, fsync }),
             hosts: self.host,
             port: self.port,
+            socket,
             limits,
             default_lease_s: self.default_lease_ttl,
             max_lease_s: self.max_lease,
@@ -232,6 +244,37 @@ impl Serve {
             tls,
         })
     }
+}
+
+impl Serve {
+    fn socket_access(&self) -> Result<SocketAccess, Failure> {
+        let group = match &self.socket_group {
+            Some(name) if !name.is_empty() => Some(group_id(name)?),
+            _ => None,
+        };
+        let mode = self.socket_mode.or(group.map(|_| 0o660));
+        if mode.is_some() && !self.host.iter().any(|host| host.starts_with("unix:")) {
+            return Err(Failure::usage("--socket-mode and --socket-group are for socket files, and no --host is one")
+                .hint("add --host unix:/path, or leave them out"));
+        }
+        Ok(SocketAccess { mode, group })
+    }
+}
+
+fn group_id(name: &str) -> Result<u32, Failure> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(Failure::usage(format!("--socket-group: there is no group {name}"))),
+        Err(why) => Err(Failure::usage(format!("--socket-group: cannot look up the group {name}: {why}"))),
+    }
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "write three octal digits, such as 660".to_owned())
 }
 
 fn reporter(log: log::Log) -> Report {

@@ -1,16 +1,17 @@
 //! Where a server listens: TCP addresses and Unix sockets behind one type.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream};
 
 use super::names::look_up;
 
@@ -21,6 +22,17 @@ const BACKLOG: u32 = 4096;
 const KEEPALIVE_AFTER_S: u32 = 20;
 const KEEPALIVE_EVERY_S: u32 = 5;
 const KEEPALIVE_TRIES: u32 = 4;
+
+/// How long a server that starts may need to bind a socket. It asks the one that may be there already.
+const TURN_WITHIN: Duration = Duration::from_secs(3);
+const TURN_LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Who may connect to a socket file; what is not named is as the system makes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SocketAccess {
+    pub mode: Option<u32>,
+    pub group: Option<u32>,
+}
 
 pub enum Listener {
     Tcp(TcpListener),
@@ -42,9 +54,9 @@ pub enum Accepted {
 
 impl Listener {
     /// Listens on every address that `host` stands for; `unix:/path` is a socket file.
-    pub async fn bind(host: &str, port: u16) -> io::Result<Vec<Listener>> {
+    pub async fn bind(host: &str, port: u16, access: SocketAccess) -> io::Result<Vec<Listener>> {
         if let Some(path) = host.strip_prefix("unix:") {
-            return Ok(vec![bind_unix(Path::new(path)).await?]);
+            return Ok(vec![bind_unix(Path::new(path), access).await?]);
         }
         // An address in brackets is how IPv6 is written next to a port.
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -133,25 +145,96 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
     socket.listen(BACKLOG).map(Listener::Tcp)
 }
 
-async fn bind_unix(path: &Path) -> io::Result<Listener> {
+async fn bind_unix(path: &Path, access: SocketAccess) -> io::Result<Listener> {
     if path.as_os_str().is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a socket needs a path: unix:/path"));
     }
     // Of servers that start together one clears away and binds at a time.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = File::open(folder)?;
-    folder.lock()?;
-    let bound = match UnixListener::bind(path) {
+    let turn = SocketTurn::take(path).await?;
+    let bound = match open_unix(path, access) {
         Err(why) if why.kind() == io::ErrorKind::AddrInUse && is_stale(path).await => {
             std::fs::remove_file(path)?;
-            UnixListener::bind(path)
+            open_unix(path, access)
         }
         bound => bound,
     };
-    let listener = bound?;
+    drop(turn);
+    let (listener, device, inode) = bound?;
+    Ok(Listener::Unix(listener, SocketFile { path: path.to_owned(), device, inode }))
+}
+
+/// Nobody can connect before it is open to those whom it shall be open to, and to no others.
+fn open_unix(path: &Path, access: SocketAccess) -> io::Result<(UnixListener, u64, u64)> {
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
     let about = std::fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_owned(), device: about.dev(), inode: about.ino() };
-    Ok(Listener::Unix(listener, file))
+    if let Some(group) = access.group {
+        std::os::unix::fs::lchown(path, None, Some(group))?;
+    }
+    if let Some(mode) = access.mode {
+        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
+    let listener = socket.listen(BACKLOG)?;
+    // From here on it is the listener's.
+    std::mem::forget(file);
+    Ok((listener, about.dev(), about.ino()))
+}
+
+/// The right to clear a socket's place and bind there: a locked file of our own beside it, gone when this is.
+struct SocketTurn {
+    path: PathBuf,
+    _file: File,
+}
+
+impl SocketTurn {
+    /// Others have it for milliseconds, so one that is not to be had is told, not waited for.
+    async fn take(socket: &Path) -> io::Result<SocketTurn> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let mut tries = TURN_WITHIN.as_millis() / TURN_LOOK_EVERY.as_millis();
+        loop {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+                .open(&path)
+                .map_err(|why| io::Error::new(why.kind(), format!("{}: {why}", path.display())))?;
+            let about = file.metadata()?;
+            if !about.is_file() || about.uid() != nix::unistd::geteuid().as_raw() || about.mode() & 0o077 != 0 {
+                let why = format!("{} is there, and is not a file that only we can use", path.display());
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+            }
+            match file.try_lock() {
+                // Whoever had it before has removed it meanwhile.
+                Ok(()) if is_same_file(&path, &about) => return Ok(SocketTurn { path, _file: file }),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    tries = tries.saturating_sub(1);
+                    if tries == 0 {
+                        let why = format!("another server is starting there, and keeps {} locked", path.display());
+                        return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+                    }
+                    tokio::time::sleep(TURN_LOOK_EVERY).await;
+                }
+                Err(TryLockError::Error(why)) => return Err(why),
+            }
+        }
+    }
+}
+
+impl Drop for SocketTurn {
+    fn drop(&mut self) {
+        // It is only ours while it is locked. One that stays is no obstacle.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn is_same_file(path: &Path, about: &Metadata) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (about.dev(), about.ino()))
 }
 
 /// A socket file that nobody listens on was left behind by a server that was killed.

@@ -31,6 +31,7 @@ use table::{Limits, Table};
 use crate::clock;
 use crate::error::Failure;
 use crate::net::Listener;
+use crate::net::listen::SocketAccess;
 
 /// How long answers may take on their way out of a server that leaves.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ const MAX_RESUME_S: u64 = 300;
 pub struct Options {
     pub hosts: Vec<String>,
     pub port: u16,
+    /// Of every host that is a socket file.
+    pub socket: SocketAccess,
     pub limits: Limits,
     pub default_lease_s: u64,
     pub max_lease_s: u64,
@@ -105,8 +108,8 @@ impl Server {
         let mut listeners = Vec::new();
         for host in &options.hosts {
             let bound = match &mut succession {
-                Some(succession) => succession.listeners(host, options.port).await,
-                None => Listener::bind(host, options.port).await,
+                Some(succession) => succession.listeners(host, options.port, options.socket).await,
+                None => Listener::bind(host, options.port, options.socket).await,
             };
             listeners.extend(bound.map_err(|why| cannot_listen(host, options.port, &why))?);
         }
@@ -240,6 +243,12 @@ fn cannot_listen(host: &str, port: u16, why: &std::io::Error) -> Failure {
     let place = if host.starts_with("unix:") { host.to_owned() } else { format!("{host} port {port}") };
     let failure = Failure::usage(format!("cannot listen on {place}: {why}"));
     match why.kind() {
+        std::io::ErrorKind::AddrInUse if host.starts_with("unix:") => {
+            failure.hint("another server is there already; --host unix:/path takes another place")
+        }
+        std::io::ErrorKind::PermissionDenied if host.starts_with("unix:") => {
+            failure.hint("put the socket into a directory of the user that the server runs as")
+        }
         std::io::ErrorKind::AddrInUse => failure.hint("another server is there already; --port N takes another port"),
         std::io::ErrorKind::PermissionDenied => {
             failure.hint("ports below 1024 need privileges; --port N takes another")

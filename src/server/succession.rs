@@ -9,6 +9,7 @@ use super::{Event, Report};
 use crate::clock::{self, Moment};
 use crate::error::Failure;
 use crate::net::Listener;
+use crate::net::listen::SocketAccess;
 
 /// How long one that keeps its state may take to leave. It takes milliseconds, unless its disk is slow.
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);
@@ -38,9 +39,9 @@ impl Succession {
         }
     }
 
-    pub(super) async fn listeners(&mut self, host: &str, port: u16) -> io::Result<Vec<Listener>> {
+    pub(super) async fn listeners(&mut self, host: &str, port: u16, access: SocketAccess) -> io::Result<Vec<Listener>> {
         loop {
-            match Listener::bind(host, port).await {
+            match Listener::bind(host, port, access).await {
                 Err(why) if why.kind() == io::ErrorKind::AddrInUse && self.has_time() => {
                     self.wait(&format!("{host} port {port}")).await;
                 }

@@ -1,7 +1,7 @@
 //! Where it listens: several places at once, IPv6, and Unix sockets that others left behind or still use.
 
 use std::net::TcpListener;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -129,6 +129,66 @@ fn a_server_removes_no_socket_but_its_own() {
     assert_eq!(first.wait().code(), Some(0));
     assert!(path.exists(), "the socket of the second server");
     unix(&second.address).take("job", "0");
+}
+
+/// Any user can lock a directory that he can read, for ever.
+#[test]
+fn a_locked_directory_holds_up_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = std::fs::File::open(home.path()).unwrap();
+    folder.lock().unwrap();
+    let path = home.path().join("socket");
+    let server = Server::start(&["--host", &host_of(&path)]);
+    unix(&server.address).take("job", "0");
+    let left: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["socket"], "nothing else is left there");
+}
+
+#[test]
+fn whoever_keeps_the_place_of_a_socket_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("socket");
+    let lock = home.path().join("socket.lock");
+    let file = std::fs::File::create(private_file(home.path(), "socket.lock", "")).unwrap();
+    file.lock().unwrap();
+    let said = refused(&["--host", &host_of(&path)]);
+    assert!(said.contains("another server is starting there") && said.contains(lock.to_str().unwrap()), "{said}");
+    drop(file);
+    drop(Server::start(&["--host", &host_of(&path)]));
+    // What others made there, or a link, is not used.
+    let precious = private_file(home.path(), "precious", "my only copy");
+    std::os::unix::fs::symlink(&precious, &lock).unwrap();
+    assert!(refused(&["--host", &host_of(&path)]).contains("socket.lock"));
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::write(&lock, "").unwrap();
+    std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(refused(&["--host", &host_of(&path)]).contains("not a file that only we can use"));
+    assert_eq!(std::fs::read_to_string(&precious).unwrap(), "my only copy");
+}
+
+#[test]
+fn a_socket_is_for_whom_it_was_made() {
+    let home = tempfile::tempdir().unwrap();
+    let host = host_of(&home.path().join("socket"));
+    let seen = |args: &[&str]| {
+        let server = Server::start(&[&["--host", &host], args].concat());
+        unix(&server.address).take("job", "0");
+        let about = std::fs::metadata(home.path().join("socket")).unwrap();
+        (about.mode() & 0o777, about.gid())
+    };
+    let mine = nix::unistd::getegid().as_raw();
+    assert_eq!(seen(&["--socket-mode", "600"]), (0o600, mine));
+    assert_eq!(seen(&["--socket-mode", "0666"]), (0o666, mine));
+    assert_eq!(seen(&["--socket-group", &mine.to_string()]), (0o660, mine));
+    if nix::unistd::geteuid().is_root() {
+        let group = nix::unistd::Group::from_name("daemon").unwrap().expect("a group that is everywhere");
+        assert_eq!(seen(&["--socket-group", "daemon", "--socket-mode", "620"]), (0o620, group.gid.as_raw()));
+    }
+    for mode in ["rw", "8", "1777", "-1", ""] {
+        assert!(refused(&["--host", &host, &format!("--socket-mode={mode}")]).contains("--socket-mode"), "{mode}");
+    }
+    assert!(refused(&["--host", &host, "--socket-group", "no-such-group"]).contains("no-such-group"));
+    assert!(refused(&["--socket-mode", "600", "--port", "0"]).contains("--host"));
 }
 
 /// Ended when dropped.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dflock::net::listen::SocketAccess;
 use dflock::server::table::Limits;
 use dflock::server::{Options, Server};
 use dflock::wire::{Frame, next_frame};
@@ -167,6 +168,7 @@ fn options(kind: u8, path: &std::path::Path) -> Options {
     Options {
         hosts: vec![format!("unix:{}", path.display())],
         port: 0,
+        socket: SocketAccess::default(),
         limits,
         default_lease_s: 33,
         max_lease_s: 86_400,

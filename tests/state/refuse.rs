@@ -1,10 +1,11 @@
 //! Directories that a server does not take: used by another, open to others, written by a newer version.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 
 use crate::damage::refused;
 use crate::house::Server;
+use crate::house::tools::skipped;
 use crate::kept::Kept;
 
 #[test]
@@ -47,6 +48,64 @@ fn what_is_no_directory_is_refused() {
         let said = refused(path);
         assert!(said.starts_with("dflock: cannot make --state-dir "), "{said}");
     }
+}
+
+/// Root is led to any file of the system by whoever owns the directory.
+#[test]
+fn a_directory_of_another_user_is_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        skipped("only root can make a directory of somebody else");
+        return;
+    }
+    let home = tempfile::tempdir().expect("a directory");
+    let (theirs, link) = (home.path().join("theirs"), home.path().join("link"));
+    fs::create_dir(&theirs).expect("a directory");
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).expect("a mode");
+    chown(&theirs, Some(65534), Some(65534)).expect("another owner");
+    let said = refused(&theirs);
+    assert!(said.contains("it belongs to another user (uid 65534)"), "{said}");
+    assert_eq!(fs::read_dir(&theirs).expect("a directory").count(), 0, "nothing was made");
+    // A link of theirs leads to a directory of ours.
+    let ours = home.path().join("ours");
+    fs::create_dir(&ours).expect("a directory");
+    fs::set_permissions(&ours, fs::Permissions::from_mode(0o700)).expect("a mode");
+    symlink(&ours, &link).expect("a link");
+    lchown(&link, Some(65534), Some(65534)).expect("another owner");
+    let said = refused(&link);
+    assert!(said.contains("it is a link of another user"), "{said}");
+    assert_eq!(fs::read_dir(&ours).expect("a directory").count(), 0, "nothing was made");
+    // One of ours says where it is, as systemd does.
+    lchown(&link, Some(0), Some(0)).expect("our link");
+    let mut server = Server::start(&["--state-dir", link.to_str().expect("a plain path")]);
+    server.event("state_opened");
+    assert!(ours.join("journal").is_file());
+}
+
+#[test]
+fn no_link_in_the_directory_is_followed() {
+    for (name, is_refused) in [("lock", true), ("journal", true), ("journal.new", false)] {
+        let home = tempfile::tempdir().expect("a directory");
+        let (dir, precious) = (home.path().join("state"), home.path().join("precious"));
+        fs::create_dir(&dir).expect("a directory");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("a mode");
+        fs::write(&precious, "").expect("a file");
+        symlink(&precious, dir.join(name)).expect("a link");
+        if is_refused {
+            let said = refused(&dir);
+            assert!(said.contains("--state-dir"), "{name}: {said}");
+        } else {
+            // Half a journal is of no use: it is removed, and what it pointed to is not.
+            let mut server = Server::start(&["--state-dir", dir.to_str().expect("a plain path")]);
+            server.event("state_opened");
+            server.connect().take("job", "0 60");
+        }
+        assert_eq!(fs::read(&precious).expect("a file"), b"", "{name} led to it");
+    }
+    // A pipe that nobody writes to would be waited for.
+    let home = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).expect("a mode");
+    nix::unistd::mkfifo(&home.path().join("journal"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    assert!(refused(home.path()).contains("is not a file"));
 }
 
 #[test]

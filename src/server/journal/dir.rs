@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+
 use super::frame::{Unreadable, VERSION};
 use super::replay::Damage;
 use crate::error::{Failure, Kind};
@@ -56,13 +58,9 @@ impl Dir {
     pub(in crate::server) fn open(path: &Path) -> Result<Dir, NotOpened> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|why| cannot(path, "make", &why))?;
-        let mode = fs::metadata(path).map_err(|why| cannot(path, "look at", &why))?.permissions().mode();
-        if mode & 0o077 != 0 {
-            let message = format!(
-                "cannot use --state-dir {}: others may look into it, and tokens are kept there",
-                path.display()
-            );
-            return Err(Failure::usage(message).hint(format!("chmod 700 {}", path.display())).into());
+        if let Some((why, hint)) = check(path).map_err(|why| cannot(path, "look at", &why))? {
+            let message = format!("cannot use --state-dir {}: {why}", path.display());
+            return Err(Failure::usage(message).hint(hint).into());
         }
         Ok(Dir { path: path.to_owned(), lock: take_lock(path)?, journal: None, old_end: None })
     }
@@ -96,11 +94,10 @@ impl Dir {
     /// A directory is used again when it is back, or when there is an empty one, made by somebody who meant to. What
     /// is in any other may be all that is known of somebody's locks.
     fn may_come_back(&self) -> io::Result<()> {
-        let Ok(about) = fs::symlink_metadata(&self.path) else {
-            return Err(gone("put it back, or make an empty one (mkdir -m 700)"));
-        };
-        if !about.is_dir() || about.permissions().mode() & 0o077 != 0 {
-            return Err(gone("what is there now is no directory, or others may look into it"));
+        match check(&self.path) {
+            Err(_) => return Err(gone("put it back, or make an empty one (mkdir -m 700)")),
+            Ok(Some((why, _))) => return Err(gone(&format!("of what is there now, {why}"))),
+            Ok(None) => {}
         }
         // With a journal of ours only the lock was removed.
         if fs::symlink_metadata(self.journal()).is_ok() && !self.has_own_journal() {
@@ -130,7 +127,12 @@ impl Dir {
 
     /// All of the journal; `None` if there is none yet.
     pub(super) fn read(&self) -> Result<Option<Vec<u8>>, Failure> {
-        match fs::read(self.journal()) {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            open_plain(OpenOptions::new().read(true), &self.journal())?.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
             Ok(bytes) => Ok(Some(bytes)),
             Err(why) if why.kind() == ErrorKind::NotFound => Ok(None),
             Err(why) => Err(cannot(&self.path, "read the journal in", &why)),
@@ -155,7 +157,7 @@ impl Dir {
 
     /// Gives the room behind the end of the old journal back to the disk.
     pub(super) fn give_back_room(&self) -> io::Result<()> {
-        let journal = OpenOptions::new().write(true).open(self.journal())?;
+        let journal = open_plain(OpenOptions::new().write(true), &self.journal())?;
         if let Some(end) = self.old_end {
             journal.set_len(end)?;
         }
@@ -201,6 +203,40 @@ impl Dir {
     }
 }
 
+/// What is wrong with it, and what to do. Whoever else may write to it could lead us to any file.
+fn check(path: &Path) -> io::Result<Option<(String, String)>> {
+    let mine = nix::unistd::geteuid().as_raw();
+    let shown = path.display();
+    let other = "give it a directory of its own, that belongs to the user that the server runs as".to_owned();
+    // A link of ours, or of root for us, is a way of saying where it is; with StateDirectory= systemd makes such.
+    let link = fs::symlink_metadata(path)?;
+    if link.is_symlink() && link.uid() != mine && link.uid() != 0 {
+        return Ok(Some((format!("it is a link of another user (uid {})", link.uid()), other)));
+    }
+    let about = fs::metadata(path)?;
+    let mode = about.permissions().mode();
+    Ok(if !about.is_dir() {
+        Some(("it is not a directory".to_owned(), other))
+    } else if about.uid() != mine {
+        Some((format!("it belongs to another user (uid {})", about.uid()), other))
+    } else if mode & 0o077 != 0 {
+        Some(("others may look into it, and tokens are kept there".to_owned(), format!("chmod 700 {shown}")))
+    } else {
+        None
+    })
+}
+
+/// Opens a file of ours, not through a link, and nothing that is no file.
+pub(super) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    // Opening a pipe would wait for whoever is at its other end.
+    let file = options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(ErrorKind::InvalidInput, format!("{} is not a file", path.display())))
+    }
+}
+
 fn gone(why: &str) -> io::Error {
     io::Error::other(format!("the directory or its journal was removed or replaced: {why}"))
 }
@@ -208,7 +244,7 @@ fn gone(why: &str) -> io::Error {
 /// Locks a directory for this server alone.
 fn take_lock(path: &Path) -> Result<OpenFile, NotOpened> {
     let file = path.join("lock");
-    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
+    let opened = open_plain(OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600), &file);
     let mut lock = opened.map_err(|why| cannot(path, "write to", &why))?;
     match lock.try_lock() {
         Ok(()) => {}

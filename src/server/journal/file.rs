@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use super::dir::open_plain;
 use super::downtime::Times;
 use super::frame::{Frame, Header};
 
@@ -45,7 +46,12 @@ struct Tail {
 impl Pen {
     /// A new file, whatever was there.
     pub(super) fn create(path: &Path, header: Header) -> io::Result<Pen> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        // Not into what is there: it may be a link, or another name of some file.
+        match std::fs::remove_file(path) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+            _ => {}
+        }
+        let file = open_plain(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600), path)?;
         let mut pending = Vec::new();
         header.write(&mut pending);
         Ok(Pen { file, header, pending, end: 0, room: 0, synced: 0, tails: Default::default() })
