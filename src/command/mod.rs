@@ -19,6 +19,7 @@ pub mod release;
 pub mod renew;
 pub mod sem;
 pub mod serve;
+mod serve_files;
 mod site;
 pub mod stats;
 pub mod status;

@@ -11,14 +11,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::autostart;
+use super::serve_files::{CredentialFiles, reload_on};
 use crate::error::{Failure, Kind};
 use crate::net::listen::SocketAccess;
-use crate::net::tls;
 use crate::output::log;
 use crate::server::table::Limits;
 use crate::server::{Event, Level, Options, Report, Server, journal};
 use crate::settings::duration;
-use crate::settings::secret::Secret;
 
 /// More threads than this only get into each other's way at the table.
 const MAX_THREADS: usize = 8;
@@ -109,21 +108,8 @@ pub struct Serve {
     #[arg(long)]
     no_auto_release_on_disconnect: bool,
 
-    /// Certificate chain to show, as PEM; turns TLS on
-    #[arg(long, value_name = "FILE", env = "DFLOCKD_TLS_CERT", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-
-    /// Private key of the certificate, as PEM
-    #[arg(long, value_name = "FILE", env = "DFLOCKD_TLS_KEY", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-
-    /// Let in only clients with a certificate of this authority, as PEM
-    #[arg(long, value_name = "FILE", env = "DFLOCKD_TLS_CLIENT_CA", requires = "tls_cert")]
-    tls_client_ca: Option<PathBuf>,
-
-    /// File with the auth token that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead
-    #[arg(long, value_name = "FILE", env = "DFLOCKD_AUTH_TOKEN_FILE")]
-    auth_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    files: CredentialFiles,
 
     /// Directory to keep what is held in, over crashes, restarts and upgrades; made if it is not there
     ///
@@ -178,6 +164,7 @@ impl Serve {
         raise_descriptor_limit();
         let log = log::Log::start(self.log_format);
         let report = reporter(log.clone());
+        let files = self.files.clone();
         let options = self.options()?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         super::check_descriptors()?;
@@ -188,7 +175,9 @@ impl Serve {
             .map_err(|why| Failure::new(Kind::Internal, format!("cannot start threads: {why}")))?;
         let served = runtime.block_on(async {
             let stops = stop_signals()?;
-            let server = Server::bind(options, report).await?;
+            let hangups = signal(SignalKind::hangup()).map_err(cannot_listen_for_signals)?;
+            let server = Server::bind(options, report.clone()).await?;
+            tokio::spawn(reload_on(hangups, files, server.credentials(), report));
             // Whoever else wants to start one finds this one now.
             drop(turn);
             server.run(stops).await;
@@ -201,17 +190,7 @@ impl Serve {
     }
 
     fn options(self) -> Result<Options, Failure> {
-        let tls = match (&self.tls_cert, &self.tls_key) {
-            (Some(cert), Some(key)) => Some(tls::server_config(cert, key, self.tls_client_ca.as_deref())?),
-            _ => None,
-        };
-        let secret = match (&self.auth_token_file, std::env::var_os("DFLOCKD_AUTH_TOKEN")) {
-            (Some(path), _) => Some(Secret::read(path, "auth token")?),
-            (None, Some(text)) if !text.is_empty() => {
-                Some(Secret::new(text.as_encoded_bytes(), "auth token", "DFLOCKD_AUTH_TOKEN")?)
-            }
-            _ => None,
-        };
+        let credentials = self.files.read()?;
         let socket = self.socket_access()?;
         let limits = Limits {
             keys: self.max_locks as usize,
@@ -240,8 +219,7 @@ impl Serve {
             write_timeout: self.write_timeout,
             shutdown_timeout: self.shutdown_timeout,
             idle_exit: self.idle_exit,
-            secret: secret.map(Secret::into_bytes),
-            tls,
+            credentials,
         })
     }
 }
@@ -289,9 +267,8 @@ fn reporter(log: log::Log) -> Report {
 
 /// SIGTERM and SIGINT, as they come.
 fn stop_signals() -> Result<mpsc::Receiver<()>, Failure> {
-    let cannot = |why| Failure::new(Kind::Internal, format!("cannot listen for signals: {why}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot_listen_for_signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot_listen_for_signals)?;
     let (sender, receiver) = mpsc::channel(2);
     tokio::spawn(async move {
         loop {
@@ -305,6 +282,10 @@ fn stop_signals() -> Result<mpsc::Receiver<()>, Failure> {
         }
     });
     Ok(receiver)
+}
+
+fn cannot_listen_for_signals(why: std::io::Error) -> Failure {
+    Failure::new(Kind::Internal, format!("cannot listen for signals: {why}"))
 }
 
 /// Every connection takes a descriptor, and the usual soft limit is far below what the system allows.

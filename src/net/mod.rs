@@ -5,6 +5,7 @@ pub mod dial;
 pub mod listen;
 mod names;
 mod owner;
+pub mod private;
 pub mod stream;
 pub mod tls;
 

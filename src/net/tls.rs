@@ -11,6 +11,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use super::private::open_private;
 use crate::error::Failure;
 
 /// For `dflock --version`.
@@ -86,7 +87,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Failure> {
-    let key = rustls_pemfile::private_key(&mut open(path)?).map_err(|why| unreadable(path, &why))?;
+    let file = open_private(path, "private key")?;
+    let key = rustls_pemfile::private_key(&mut BufReader::new(file)).map_err(|why| unreadable(path, &why))?;
     key.ok_or_else(|| {
         Failure::usage(format!("{} holds no private key", path.display()))
             .hint("it must be a PEM file with a BEGIN PRIVATE KEY line, without a passphrase")

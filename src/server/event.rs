@@ -30,6 +30,14 @@ pub enum Event {
     AuthFailed {
         peer: String,
     },
+    /// New certificates and auth tokens are in force.
+    Reloaded {
+        tokens: usize,
+        tls: bool,
+    },
+    ReloadFailed {
+        error: String,
+    },
     Draining {
         connections: usize,
         held: usize,
@@ -96,6 +104,8 @@ impl Event {
             Event::AcceptFailed { .. } => "accept_failed",
             Event::TlsFailed { .. } => "tls_failed",
             Event::AuthFailed { .. } => "auth_failed",
+            Event::Reloaded { .. } => "reloaded",
+            Event::ReloadFailed { .. } => "reload_failed",
             Event::Draining { .. } => "draining",
             Event::Drained => "drained",
             Event::DrainTimeout { .. } => "drain_timeout",
@@ -113,6 +123,7 @@ impl Event {
         match self {
             Event::Waiting { .. }
             | Event::Listening { .. }
+            | Event::Reloaded { .. }
             | Event::Draining { .. }
             | Event::Drained
             | Event::IdleExit { .. }
@@ -132,6 +143,8 @@ impl Event {
             Event::AcceptFailed { .. } => "cannot accept connections, trying on",
             Event::TlsFailed { .. } => "TLS handshake failed",
             Event::AuthFailed { .. } => "wrong auth token",
+            Event::Reloaded { .. } => "certificates and auth tokens were read anew; connections that are open stay",
+            Event::ReloadFailed { .. } => "certificates and auth tokens stay as they were: they cannot be read anew",
             Event::Draining { .. } => {
                 "stopping: whoever asks for a lock is told to ask again, holders may renew and release"
             }
@@ -159,6 +172,8 @@ impl Event {
             Event::AcceptFailed { error } => vec![("error", error.clone())],
             Event::TlsFailed { peer, error } => vec![("peer", peer.clone()), ("error", error.clone())],
             Event::AuthFailed { peer } => vec![("peer", peer.clone())],
+            Event::Reloaded { tokens, tls } => vec![("tokens", tokens.to_string()), ("tls", tls.to_string())],
+            Event::ReloadFailed { error } => vec![("error", error.clone())],
             Event::Draining { connections, held, waiting } => vec![
                 ("connections", connections.to_string()),
                 ("held", held.to_string()),

@@ -5,6 +5,7 @@
 
 mod accept;
 mod admit;
+mod credentials;
 mod event;
 pub mod journal;
 mod session;
@@ -18,10 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 
 use admit::{Doors, Gate};
+pub use credentials::{Credentials, CredentialsInForce};
 pub use event::{Event, Field, Level};
 use journal::Journal;
 use shared::Shared;
@@ -60,8 +60,7 @@ pub struct Options {
     pub idle_exit: Option<Duration>,
     /// Where what is held is kept over restarts.
     pub state: Option<journal::Options>,
-    pub secret: Option<Vec<u8>>,
-    pub tls: Option<Arc<ServerConfig>>,
+    pub credentials: Credentials,
 }
 
 /// Where a server's events go.
@@ -79,8 +78,7 @@ struct Context {
     shared: Shared,
     gate: Arc<Gate>,
     report: Report,
-    tls: Option<TlsAcceptor>,
-    secret: Option<Vec<u8>>,
+    credentials: CredentialsInForce,
     auto_release: bool,
     default_lease_s: u64,
     max_lease_s: u64,
@@ -118,8 +116,7 @@ impl Server {
             shared: Shared::new(table, journal, earlier),
             gate: Gate::new(doors),
             report,
-            tls: options.tls.map(TlsAcceptor::from),
-            secret: options.secret,
+            credentials: CredentialsInForce::new(options.credentials),
             auto_release: options.limits.auto_release,
             default_lease_s: options.default_lease_s,
             max_lease_s: options.max_lease_s,
@@ -134,13 +131,18 @@ impl Server {
         })
     }
 
+    /// To be replaced while it serves.
+    pub fn credentials(&self) -> CredentialsInForce {
+        self.context.credentials.clone()
+    }
+
     /// Serves until told to stop: the first `stops` lets holders finish, the second does not.
     /// What is still under way when this returns ends with the runtime.
     pub async fn run(self, mut stops: mpsc::Receiver<()>) {
         let Server { listeners, context, shutdown_timeout, idle_exit } = self;
         for listener in &listeners {
             (context.report)(Event::Listening { address: listener.to_string() });
-            if context.secret.is_none() && listener.is_open_to_others() {
+            if !context.credentials.get().has_secret() && listener.is_open_to_others() {
                 (context.report)(Event::Open { address: listener.to_string() });
             }
         }

@@ -2,9 +2,9 @@
 //! passes over its settings asks another server than the others do.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -12,6 +12,9 @@ use nix::fcntl::OFlag;
 use crate::error::Failure;
 
 const SYSTEM: &str = "/etc/dflock/config.toml";
+
+/// Who owns what belongs to nobody in here.
+const NO_OWNER: u32 = 65_534;
 
 /// Nobody has written so many settings.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -61,12 +64,41 @@ fn read(path: &Path) -> Result<Option<String>, Failure> {
     if !about.is_file() {
         return Err(unreadable(path, &"it is not a regular file"));
     }
+    if let Some((why, hint)) = whose_word(path, &about) {
+        return Err(unreadable(path, &why).hint(hint));
+    }
     let mut text = String::new();
     file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|why| unreadable(path, &why))?;
     if text.len() as u64 > MAX_FILE {
         return Err(unreadable(path, &format!("it is larger than {MAX_FILE} bytes")));
     }
     Ok(Some(text))
+}
+
+/// Whoever writes the settings says where secrets go and who grants the locks.
+fn whose_word(path: &Path, about: &Metadata) -> Option<(String, String)> {
+    let me = nix::unistd::geteuid().as_raw();
+    let owner = about.uid();
+    // In a container whose root is somebody else outside, what is root's out there has no owner.
+    let is_roots = owner == 0 || (path == Path::new(SYSTEM) && owner == NO_OWNER && !are_users_as_outside());
+    if owner != me && !is_roots {
+        let why = format!("it belongs to another user (uid {owner}), and we are uid {me}");
+        return Some((
+            why,
+            "HOME or XDG_CONFIG_HOME may be somebody else's: sudo -H sets HOME; or chown it".to_owned(),
+        ));
+    }
+    if about.mode() & 0o002 != 0 {
+        let why = format!("everybody may write to it (mode {:03o})", about.mode() & 0o777);
+        return Some((why, format!("chmod o-w {}", path.display())));
+    }
+    None
+}
+
+/// Whether every user has the same number in here as outside.
+fn are_users_as_outside() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// Somebody has put something there, or in the place of its directory, that leads nowhere.

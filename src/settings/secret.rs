@@ -1,12 +1,11 @@
 //! The shared secret: from a file that only its owner can read, or from the environment. Never from an argument.
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::error::Failure;
+use crate::net::private::open_private;
 use crate::wire::{self, MAX_SECRET};
 
 /// Never shown.
@@ -35,28 +34,31 @@ impl Secret {
 
     /// Reads a file that nobody else may read or write.
     pub fn read(path: &Path, what: &str) -> Result<Secret, Failure> {
-        let shown = path.display();
-        let unreadable = |why| Failure::usage(format!("cannot read the {what} in {shown}: {why}"));
-        let file = File::open(path).map_err(unreadable)?;
-        let about = file.metadata().map_err(unreadable)?;
-        if about.is_file() {
-            let me = nix::unistd::geteuid().as_raw();
-            if about.uid() != me && about.uid() != 0 {
-                return Err(Failure::usage(format!("the {what} file {shown} belongs to another user"))
-                    .hint("it must belong to you or to root"));
-            }
-            if about.mode() & 0o027 != 0 {
-                let mode = about.mode() & 0o777;
-                return Err(Failure::usage(format!(
-                    "others may read or write the {what} file {shown} (mode {mode:03o})"
-                ))
-                .hint(format!("chmod 600 {shown}")));
-            }
-        }
-        let mut text = Vec::new();
-        file.take(MAX_SECRET as u64 + 1024).read_to_end(&mut text).map_err(unreadable)?;
-        Secret::new(&text, what, &shown.to_string())
+        Secret::new(&read_private(path, what, 1)?, what, &path.display().to_string())
     }
+
+    /// The same with up to two of them, a line each: while one takes the place of the other, both are good.
+    pub fn read_one_or_two(path: &Path, what: &str) -> Result<Vec<Secret>, Failure> {
+        let text = read_private(path, what, 2)?;
+        let text = wire::trim(&text);
+        let source = path.display().to_string();
+        let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').filter(|line| !wire::trim(line).is_empty()).collect();
+        match lines[..] {
+            [] => Secret::new(b"", what, &source).map(|secret| vec![secret]),
+            [_] | [_, _] => lines.into_iter().map(|line| Secret::new(line, what, &source)).collect(),
+            _ => Err(Failure::usage(format!("the {what} in {source} has more than two lines"))
+                .hint("a line for each token: one, or two while one takes the place of the other")),
+        }
+    }
+}
+
+fn read_private(path: &Path, what: &str, secrets: u64) -> Result<Vec<u8>, Failure> {
+    let file = open_private(path, what)?;
+    let mut text = Vec::new();
+    let most = (MAX_SECRET as u64 + 1024) * secrets;
+    let read = file.take(most).read_to_end(&mut text);
+    read.map_err(|why| Failure::usage(format!("cannot read the {what} in {}: {why}", path.display())))?;
+    Ok(text)
 }
 
 impl fmt::Debug for Secret {

@@ -1,6 +1,7 @@
 //! A client and TLS: what works, and in which words the rest does not.
 
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rcgen::{CertificateParams, date_time_ymd};
@@ -108,6 +109,9 @@ fn client_certificates() {
     ] {
         desk.refuses(&[&["acquire", "k"], flags].concat(), 125, &[part]);
     }
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("a mode");
+    let open = ["acquire", "k", "--tls-cert", &cert, "--tls-key", &key];
+    desk.refuses(&open, 125, &["others may read or write the private key file", &key, "chmod 600"]);
 }
 
 #[test]

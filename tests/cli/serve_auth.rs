@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use crate::house::{Client, Server, now};
+use crate::house::{Client, Server, now, wait_for};
 use crate::lines::{Lines, tcp};
 use crate::start::{logged, private_file, raise_descriptor_limit, refused, refused_with};
 
@@ -106,7 +106,7 @@ fn a_file_that_others_may_read_is_refused() {
         assert!(!said.contains(SECRET), "{said}");
     }
     assert!(refused(&["--auth-token-file", "/nowhere/at.all"]).contains("/nowhere/at.all"));
-    for (text, why) in [("", "empty"), (" \n", "empty"), ("two\nlines\n", "more than one line")] {
+    for (text, why) in [("", "empty"), (" \n", "empty"), ("three\nlines\nof it\n", "more than two lines")] {
         let file = private_file(home.path(), "odd", text);
         let said = refused(&["--auth-token-file", &file]);
         assert!(said.contains(&file) && said.contains(why), "{said}");
@@ -135,6 +135,47 @@ fn the_environment_may_hold_it_and_the_flag_beats_that() {
         command.env("DFLOCKD_AUTH_TOKEN", "two\nlines");
     });
     assert!(said.contains("DFLOCKD_AUTH_TOKEN") && !said.contains("lines\""), "{said}");
+}
+
+/// Clients of one after the other get the new one, while the old one is good.
+#[test]
+fn two_secrets_are_good_while_one_takes_the_place_of_the_other() {
+    let home = tempfile::tempdir().unwrap();
+    let file = private_file(home.path(), "secret", "old-token\n");
+    let mut server = Server::start(&["--auth-token-file", &file]);
+    let asks = |server: &Server, secret: &str| server.connect().ask("auth", "_", secret);
+    let mut inside = server.connect();
+    assert_eq!(inside.ask("auth", "_", "old-token"), "ok");
+    let token = inside.take("job", "0 600");
+    let mut reload = |text: &str, event: &str, count: usize| {
+        private_file(home.path(), "secret", text);
+        server.signal("HUP");
+        wait_for(event, || {
+            let events = server.events();
+            (events.iter().filter(|seen| seen["event"] == event).count() == count).then_some(())
+        });
+        assert!(server.is_running());
+        [asks(&server, "old-token"), asks(&server, "new-token")]
+    };
+    assert_eq!(reload("  old-token\n\n new-token \r\n", "reloaded", 1), ["ok", "ok"]);
+    assert_eq!(reload("new-token\n", "reloaded", 2), ["error_auth", "ok"]);
+    // What makes no sense changes nothing.
+    assert_eq!(reload("", "reload_failed", 1), ["error_auth", "ok"]);
+    assert_eq!(reload("a\nb\nnew-token\n", "reload_failed", 2), ["error_auth", "ok"]);
+    let failed = server.event("reload_failed");
+    assert!(failed["error"].as_str().unwrap().contains(&file), "{failed}");
+    assert!(!server.log_text().contains("-token"), "{}", server.log_text());
+    assert_eq!(inside.ask("n", "job", &format!("{token} 600")), "ok 600", "whoever is inside stays");
+}
+
+#[test]
+fn a_hang_up_ends_no_server() {
+    let mut server = Server::start(&[]);
+    let mut client = server.connect();
+    let token = client.take("job", "0");
+    server.signal("HUP");
+    server.event("reloaded");
+    assert_eq!(client.ask("r", "job", &token), "ok");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! TLS: both versions, client certificates, and whoever speaks something else.
 
+use std::io::Read;
 use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
 
 use tokio_rustls::rustls::SupportedProtocolVersion;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
@@ -173,6 +175,55 @@ fn silence_on_the_tls_port_is_cut_at_the_read_timeout_and_stalls_nobody() {
     assert_eq!(quiet.rest(), b"error\n", "a client that asks for nothing behind its handshake");
     // The one that holds a lock may be silent for as long as its lease runs.
     assert_eq!(client.ask("ping", "_", "_"), "ok");
+}
+
+#[test]
+fn a_certificate_and_the_authority_of_clients_are_read_anew() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let home = tempfile::tempdir().unwrap();
+    let (cert, key) = old.issue("localhost").write(home.path(), "server");
+    let clients = old.write(home.path(), "clients");
+    let mut server = Server::start(&["--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca", &clients]);
+    let (of_old, of_new) = (old.issue("client"), new.issue("client"));
+    let works = |server: &Server, authority: &Authority, identity| {
+        let client = shake_hands(&server.address, &authority.client(&TLS13, Some(identity)));
+        // In TLS 1.3 the client hears only behind its handshake that it was refused.
+        client.is_ok_and(|mut client| {
+            client.send_if_it_goes(b"ping\n_\n_\n");
+            client.stream().read(&mut [0; 8]).is_ok_and(|read| read > 0)
+        })
+    };
+    assert!(works(&server, &old, &of_old) && !works(&server, &new, &of_new));
+    let mut inside = shake_hands(&server.address, &old.client(&TLS13, Some(&of_old))).unwrap();
+    let token = inside.take("job", "0 600");
+    // Half of a change does not fit together.
+    new.issue("localhost").write(home.path(), "next");
+    std::fs::copy(home.path().join("next.crt"), &cert).unwrap();
+    server.signal("HUP");
+    server.event("reload_failed");
+    assert!(works(&server, &old, &of_old), "the old one is good");
+    std::fs::copy(home.path().join("next.key"), &key).unwrap();
+    new.write(home.path(), "clients");
+    server.signal("HUP");
+    server.event("reloaded");
+    assert!(works(&server, &new, &of_new), "{}", server.log_text());
+    assert!(!works(&server, &new, &of_old) && !works(&server, &old, &of_old));
+    assert_eq!(inside.ask("r", "job", &token), "ok", "whoever is inside stays");
+}
+
+#[test]
+fn a_private_key_that_others_can_read_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let (cert, key) = Authority::new("ours").issue("localhost").write(home.path(), "server");
+    for mode in [0o644, 0o604, 0o660] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        let said = refused(&["--tls-cert", &cert, "--tls-key", &key]);
+        assert!(said.contains(&format!("private key file {key} (mode {mode:o})")), "{said}");
+        assert!(said.contains(&format!("chmod 600 {key}")), "{said}");
+    }
+    // A group of the owner's may: daemons share keys like that.
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    Server::start(&["--tls-cert", &cert, "--tls-key", &key]);
 }
 
 #[test]

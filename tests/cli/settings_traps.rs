@@ -6,6 +6,7 @@ use std::process::Command;
 use crate::client_fakes::closed_port;
 use crate::client_house::{Desk, finish};
 use crate::house::Server;
+use crate::house::tools::skipped;
 
 /// What the package installs as the settings of the host.
 pub const PACKAGED: &str = include_str!("../../.packaging/config.toml");
@@ -175,6 +176,28 @@ fn the_package_turns_the_start_of_a_server_off() {
     let settings = desk.json(&["config", "--json"]);
     let autostart = settings["settings"].as_array().expect("a list").iter().find(|row| row["name"] == "autostart");
     assert_eq!(autostart.expect("a row")["value"], "false");
+}
+
+/// Whoever writes the settings says where secrets go, and who grants the locks.
+#[test]
+fn settings_that_others_write_are_refused() {
+    let server = Server::start(&[]);
+    let desk = Desk::at(&server.address);
+    let file = desk.file("config/dflock/config.toml", "timeout = 5\n", 0o644);
+    desk.ok(&["exec", "k", "true"]);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).expect("a mode");
+    for verb in VERBS {
+        desk.refuses(verb, 125, &[&file, "everybody may write to it (mode 666)", "chmod o-w"]);
+    }
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("a mode");
+    if !nix::unistd::geteuid().is_root() {
+        skipped("only root can give a file away");
+        return;
+    }
+    std::os::unix::fs::chown(&file, Some(65534), Some(65534)).expect("another owner");
+    for verb in VERBS {
+        desk.refuses(verb, 125, &[&file, "belongs to another user (uid 65534), and we are uid 0", "sudo -H"]);
+    }
 }
 
 /// Whoever names an authority means TLS, and was given clear text.

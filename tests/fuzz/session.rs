@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dflock::net::listen::SocketAccess;
 use dflock::server::table::Limits;
-use dflock::server::{Options, Server};
+use dflock::server::{Credentials, Options, Server};
 use dflock::wire::{Frame, next_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -135,7 +135,7 @@ fn play(kind: u8, script: &[u8], piece: usize) -> Vec<String> {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("s");
         let options = options(kind, &path);
-        let secret = options.secret.clone();
+        let secret = options.credentials.secrets.first().cloned();
         let server = Server::bind(options, Arc::new(|_| {})).await.expect("a server");
         let (_stop, stops) = mpsc::channel(1);
         tokio::spawn(server.run(stops));
@@ -179,8 +179,7 @@ fn options(kind: u8, path: &std::path::Path) -> Options {
         shutdown_timeout: Duration::from_secs(30),
         idle_exit: None,
         state: None,
-        secret: (kind == 0).then(|| SECRET.to_vec()),
-        tls: None,
+        credentials: Credentials { tls: None, secrets: (kind == 0).then(|| SECRET.to_vec()).into_iter().collect() },
     }
 }
 

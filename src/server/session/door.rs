@@ -1,11 +1,14 @@
 //! How a connection begins and ends: the TLS handshake, and the last bytes.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::net::Stream;
 use crate::server::{Context, Event};
@@ -19,8 +22,8 @@ const LINGER_BYTES: usize = 4 * 1024 * 1024;
 pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 
 /// A TLS handshake, bounded in time. A client that does not speak TLS is told so in plain text.
-pub(super) async fn secure(stream: TcpStream, peer: &str, context: &Context) -> Option<Stream> {
-    let acceptor = context.tls.as_ref()?;
+pub(super) async fn secure(stream: TcpStream, tls: Arc<ServerConfig>, peer: &str, context: &Context) -> Option<Stream> {
+    let acceptor = TlsAcceptor::from(tls);
     let shake = async {
         let mut first = [0];
         if stream.peek(&mut first).await? == 0 {

@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use subtle::ConstantTimeEq;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep, timeout};
@@ -37,16 +36,18 @@ pub(super) enum Arrival {
 }
 
 pub(super) async fn serve(arrival: Arrival, peer: String, admission: Admission, context: Arc<Context>) {
-    let stream = match (arrival, &context.tls) {
+    let credentials = context.credentials.get();
+    let stream = match (arrival, &credentials.tls) {
         (Arrival::Unix(stream), _) => Stream::Unix(stream),
         (Arrival::Tcp(stream), None) => Stream::Tcp(stream),
         // In a box, as every large state that few connections come to: each waiting one has room for it else.
-        (Arrival::Tcp(stream), Some(_)) => match Box::pin(secure(stream, &peer, &context)).await {
+        (Arrival::Tcp(stream), Some(tls)) => match Box::pin(secure(stream, tls.clone(), &peer, &context)).await {
             Some(stream) => stream,
             None => return,
         },
     };
-    let secret_needed = context.secret.is_some();
+    let secret_needed = credentials.has_secret();
+    drop(credentials);
     let mut session = Session {
         stream,
         peer,
@@ -304,9 +305,8 @@ impl Session {
 
     fn authenticate(&mut self, request: Option<Request<'_>>) -> Next {
         let context = &self.seat.context;
-        let expected = context.secret.as_deref().unwrap_or_default();
         match request {
-            Some(Request::Auth { secret }) if is_same_secret(secret, expected) => {
+            Some(Request::Auth { secret }) if context.credentials.get().is_secret(secret) => {
                 self.authenticated = true;
                 self.say(Answer::Done)
             }
@@ -336,16 +336,4 @@ impl Session {
         Answer::Refused(refusal).write(&mut out);
         linger_after(stream, &out, delay).await;
     }
-}
-
-/// Takes the same time wherever the two differ.
-fn is_same_secret(given: &[u8], expected: &[u8]) -> bool {
-    if expected.is_empty() {
-        return false;
-    }
-    let mut same = given.len().ct_eq(&expected.len());
-    for (byte, expected) in given.iter().zip(expected.iter().cycle()) {
-        same &= byte.ct_eq(expected);
-    }
-    same.into()
 }

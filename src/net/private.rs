@@ -1,0 +1,29 @@
+//! Files with a secret in them: nobody but their owner may change them, and only a group of the owner's may read them.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::error::Failure;
+
+/// Opens one; `what` says what is in it.
+pub fn open_private(path: &Path, what: &str) -> Result<File, Failure> {
+    let shown = path.display();
+    let unreadable = |why| Failure::usage(format!("cannot read the {what} in {shown}: {why}"));
+    let file = File::open(path).map_err(unreadable)?;
+    let about = file.metadata().map_err(unreadable)?;
+    // A pipe is what its writer makes of it.
+    if about.is_file() {
+        let me = nix::unistd::geteuid().as_raw();
+        if about.uid() != me && about.uid() != 0 {
+            return Err(Failure::usage(format!("the {what} file {shown} belongs to another user"))
+                .hint("it must belong to you or to root"));
+        }
+        if about.mode() & 0o027 != 0 {
+            let mode = about.mode() & 0o777;
+            return Err(Failure::usage(format!("others may read or write the {what} file {shown} (mode {mode:03o})"))
+                .hint(format!("chmod 600 {shown}")));
+        }
+    }
+    Ok(file)
+}
