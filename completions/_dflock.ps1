@@ -514,6 +514,8 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
         'dflock;serve' {
             [CompletionResult]::new('--host', '--host', [CompletionResultType]::ParameterName, 'Address to listen on: an IP address, a host name, or unix:/path (can be repeated)')
             [CompletionResult]::new('--port', '--port', [CompletionResultType]::ParameterName, 'Port to listen on; 0 takes a free one')
+            [CompletionResult]::new('--socket-mode', '--socket-mode', [CompletionResultType]::ParameterName, 'Who may connect to a socket file, in octal as for chmod; 660 if only --socket-group is named, else as the umask says')
+            [CompletionResult]::new('--socket-group', '--socket-group', [CompletionResultType]::ParameterName, 'Group of a socket file: a name, or a number')
             [CompletionResult]::new('--default-lease-ttl', '--default-lease-ttl', [CompletionResultType]::ParameterName, 'Lease of a lock whose client names none, in seconds')
             [CompletionResult]::new('--max-lease', '--max-lease', [CompletionResultType]::ParameterName, 'The longest lease that is given out: whoever asks for a longer one is told this one')
             [CompletionResult]::new('--max-locks', '--max-locks', [CompletionResultType]::ParameterName, 'How many keys there may be; unused ones give way')
@@ -528,7 +530,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             [CompletionResult]::new('--tls-cert', '--tls-cert', [CompletionResultType]::ParameterName, 'Certificate chain to show, as PEM; turns TLS on')
             [CompletionResult]::new('--tls-key', '--tls-key', [CompletionResultType]::ParameterName, 'Private key of the certificate, as PEM')
             [CompletionResult]::new('--tls-client-ca', '--tls-client-ca', [CompletionResultType]::ParameterName, 'Let in only clients with a certificate of this authority, as PEM')
-            [CompletionResult]::new('--auth-token-file', '--auth-token-file', [CompletionResultType]::ParameterName, 'File with the auth token that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead')
+            [CompletionResult]::new('--auth-token-file', '--auth-token-file', [CompletionResultType]::ParameterName, 'File with the auth token that clients must send, or two, a line each; DFLOCKD_AUTH_TOKEN may hold one instead')
             [CompletionResult]::new('--state-dir', '--state-dir', [CompletionResultType]::ParameterName, 'Directory to keep what is held in, over crashes, restarts and upgrades; made if it is not there')
             [CompletionResult]::new('--fsync', '--fsync', [CompletionResultType]::ParameterName, 'When what is written to --state-dir is brought to the disk itself')
             [CompletionResult]::new('--idle-exit', '--idle-exit', [CompletionResultType]::ParameterName, 'Stop when nothing was connected, held or queued for this long')

@@ -481,6 +481,8 @@ set edit:completion:arg-completer[dflock] = {|@words|
         &'dflock;serve'= {
             cand --host 'Address to listen on: an IP address, a host name, or unix:/path (can be repeated)'
             cand --port 'Port to listen on; 0 takes a free one'
+            cand --socket-mode 'Who may connect to a socket file, in octal as for chmod; 660 if only --socket-group is named, else as the umask says'
+            cand --socket-group 'Group of a socket file: a name, or a number'
             cand --default-lease-ttl 'Lease of a lock whose client names none, in seconds'
             cand --max-lease 'The longest lease that is given out: whoever asks for a longer one is told this one'
             cand --max-locks 'How many keys there may be; unused ones give way'
@@ -495,7 +497,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
             cand --tls-cert 'Certificate chain to show, as PEM; turns TLS on'
             cand --tls-key 'Private key of the certificate, as PEM'
             cand --tls-client-ca 'Let in only clients with a certificate of this authority, as PEM'
-            cand --auth-token-file 'File with the auth token that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead'
+            cand --auth-token-file 'File with the auth token that clients must send, or two, a line each; DFLOCKD_AUTH_TOKEN may hold one instead'
             cand --state-dir 'Directory to keep what is held in, over crashes, restarts and upgrades; made if it is not there'
             cand --fsync 'When what is written to --state-dir is brought to the disk itself'
             cand --idle-exit 'Stop when nothing was connected, held or queued for this long'

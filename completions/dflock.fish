@@ -393,6 +393,8 @@ complete -c dflock -n "__fish_dflock_using_subcommand holders" -s v -l verbose -
 complete -c dflock -n "__fish_dflock_using_subcommand holders" -s h -l help -d 'Print help'
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l host -d 'Address to listen on: an IP address, a host name, or unix:/path (can be repeated)' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l port -d 'Port to listen on; 0 takes a free one' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand serve" -l socket-mode -d 'Who may connect to a socket file, in octal as for chmod; 660 if only --socket-group is named, else as the umask says' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand serve" -l socket-group -d 'Group of a socket file: a name, or a number' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l default-lease-ttl -d 'Lease of a lock whose client names none, in seconds' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-lease -d 'The longest lease that is given out: whoever asks for a longer one is told this one' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-locks -d 'How many keys there may be; unused ones give way' -r -f
@@ -408,7 +410,7 @@ false\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l tls-cert -d 'Certificate chain to show, as PEM; turns TLS on' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l tls-key -d 'Private key of the certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l tls-client-ca -d 'Let in only clients with a certificate of this authority, as PEM' -r -F
-complete -c dflock -n "__fish_dflock_using_subcommand serve" -l auth-token-file -d 'File with the auth token that clients must send; DFLOCKD_AUTH_TOKEN may hold it instead' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand serve" -l auth-token-file -d 'File with the auth token that clients must send, or two, a line each; DFLOCKD_AUTH_TOKEN may hold one instead' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l state-dir -d 'Directory to keep what is held in, over crashes, restarts and upgrades; made if it is not there' -r -f -a "(__fish_complete_directories)"
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l fsync -d 'When what is written to --state-dir is brought to the disk itself' -r -f -a "always\t'Before anything is answered'
 interval\t'At most every 50 ms'
@@ -453,7 +455,7 @@ end
 complete -c dflock -n "__fish_dflock_using_subcommand completions" -f -a "bash elvish fish powershell zsh"
 complete -c dflock -n "__fish_dflock_using_subcommand man" -f -a "(__fish_complete_directories)"
 
-set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-lease --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --token-file --watch --write-timeout -E -c -l -s -w
+set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-lease --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --socket-group --socket-mode --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --token-file --watch --write-timeout -E -c -l -s -w
 
 # Whether the key of `dflock exec` is there already.
 function __dflock_has_key

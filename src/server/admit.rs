@@ -74,6 +74,12 @@ impl Gate {
     }
 }
 
+impl Admission {
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        self.ip
+    }
+}
+
 impl Drop for Admission {
     fn drop(&mut self) {
         let mut inside = self.gate.lock();

@@ -23,12 +23,15 @@ pub enum Event {
     AcceptFailed {
         error: String,
     },
+    /// Here and below, `count` is of all that were not told yet, and the rest is about the one that is told.
     TlsFailed {
         peer: String,
         error: String,
+        count: u64,
     },
     AuthFailed {
         peer: String,
+        count: u64,
     },
     /// New certificates and auth tokens are in force.
     Reloaded {
@@ -170,8 +173,10 @@ impl Event {
             Event::Listening { address } | Event::Open { address } => vec![("address", address.clone())],
             Event::ConnectionsRefused { why, count } => vec![("why", (*why).to_owned()), ("count", count.to_string())],
             Event::AcceptFailed { error } => vec![("error", error.clone())],
-            Event::TlsFailed { peer, error } => vec![("peer", peer.clone()), ("error", error.clone())],
-            Event::AuthFailed { peer } => vec![("peer", peer.clone())],
+            Event::TlsFailed { peer, error, count } => {
+                vec![("peer", peer.clone()), ("error", error.clone()), ("count", count.to_string())]
+            }
+            Event::AuthFailed { peer, count } => vec![("peer", peer.clone()), ("count", count.to_string())],
             Event::Reloaded { tokens, tls } => vec![("tokens", tokens.to_string()), ("tls", tls.to_string())],
             Event::ReloadFailed { error } => vec![("error", error.clone())],
             Event::Draining { connections, held, waiting } => vec![

@@ -7,7 +7,9 @@ mod accept;
 mod admit;
 mod credentials;
 mod event;
+mod guesses;
 pub mod journal;
+mod log_limit;
 mod session;
 mod shared;
 pub mod stamp;
@@ -23,7 +25,9 @@ use tokio::sync::{Notify, mpsc};
 use admit::{Doors, Gate};
 pub use credentials::{Credentials, CredentialsInForce};
 pub use event::{Event, Field, Level};
+use guesses::Guesses;
 use journal::Journal;
+use log_limit::LogLimit;
 use shared::Shared;
 use succession::Succession;
 use table::{Limits, Table};
@@ -79,6 +83,9 @@ struct Context {
     gate: Arc<Gate>,
     report: Report,
     credentials: CredentialsInForce,
+    guesses: Guesses,
+    wrong_secrets: LogLimit,
+    failed_handshakes: LogLimit,
     auto_release: bool,
     default_lease_s: u64,
     max_lease_s: u64,
@@ -117,6 +124,9 @@ impl Server {
             gate: Gate::new(doors),
             report,
             credentials: CredentialsInForce::new(options.credentials),
+            guesses: Guesses::default(),
+            wrong_secrets: LogLimit::default(),
+            failed_handshakes: LogLimit::default(),
             auto_release: options.limits.auto_release,
             default_lease_s: options.default_lease_s,
             max_lease_s: options.max_lease_s,

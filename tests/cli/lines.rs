@@ -1,8 +1,11 @@
 //! A client that speaks lines over any stream: TLS, a Unix socket, or TCP with one descriptor only.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 
 use crate::house::CEILING;
 
@@ -84,6 +87,18 @@ pub fn tcp(address: &str) -> TcpStream {
     stream.set_nodelay(true).expect("nodelay");
     bound(&stream);
     stream
+}
+
+/// A connection that comes from another address than 127.0.0.1; `None` where there is no such address.
+pub fn tcp_from(local: [u8; 4], address: &str) -> Option<Lines<TcpStream>> {
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).expect("a socket");
+    let [a, b, c, d] = local;
+    bind(fd.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).ok()?;
+    let to: SocketAddrV4 = address.parse().expect("an address");
+    connect(fd.as_raw_fd(), &SockaddrIn::from(to)).expect("the server accepts");
+    let stream = TcpStream::from(fd);
+    bound(&stream);
+    Some(Lines::new(stream))
 }
 
 pub fn bound(stream: &TcpStream) {

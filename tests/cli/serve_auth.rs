@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::house::{Client, Server, now, wait_for};
-use crate::lines::{Lines, tcp};
+use crate::lines::{Lines, tcp, tcp_from};
 use crate::start::{logged, private_file, raise_descriptor_limit, refused, refused_with};
 
 const SECRET: &str = "correct-horse-battery";
@@ -39,7 +39,7 @@ fn the_right_secret_opens_the_door() {
 }
 
 #[test]
-fn everything_else_is_answered_once_and_closed_late() {
+fn everything_else_is_answered_once_and_late() {
     let server = serve(&[]);
     let longer = format!("{SECRET}{SECRET}");
     let long = "x".repeat(70_000);
@@ -60,9 +60,10 @@ fn everything_else_is_answered_once_and_closed_late() {
         let begin = now();
         client.send(request.as_bytes());
         assert_eq!(client.line(), "error_auth", "{what}");
+        let answered = begin.elapsed();
         assert_eq!(client.rest(), b"", "{what}");
         if what != "too long" {
-            assert!(begin.elapsed() >= Duration::from_millis(90), "{what}: closed after {:?}", begin.elapsed());
+            assert!(answered >= Duration::from_millis(90), "{what}: answered after {answered:?}");
         }
     }
     // Nothing was done for any of them.
@@ -204,8 +205,50 @@ fn many_wrong_secrets_do_not_slow_a_bystander() {
         let token = bystander.take("job", "0");
         assert_eq!(bystander.ask("r", "job", &token), "ok");
     }
-    for one in &mut wrong {
-        assert_eq!(one.rest(), b"error_auth\n");
+    let answers: Vec<Vec<u8>> = wrong.iter_mut().map(Lines::rest).collect();
+    assert!(answers.iter().all(|answer| answer == b"error_auth\n" || answer == b"error_max_connections\n"));
+    // A line at once, and one when a second is over.
+    let told = || -> Vec<u64> {
+        let failed = server.events().into_iter().filter(|event| event["event"] == "auth_failed");
+        failed.map(|event| event["count"].as_u64().unwrap()).collect()
+    };
+    let looked_at = answers.iter().filter(|answer| *answer == b"error_auth\n").count() as u64;
+    wait_for("the log to count them", || (told().iter().sum::<u64>() == looked_at).then_some(()));
+    assert!(told().len() <= 5, "{:?}", told());
+}
+
+/// Silence does not say that a guess was wrong, nor do many connections make more of them.
+#[test]
+fn guessing_is_slow() {
+    let server = serve(&[]);
+    let begin = now();
+    let mut guesses: Vec<_> = (0..40).map(|_| Lines::new(tcp(&server.address))).collect();
+    for guess in &mut guesses {
+        guess.send(format!("auth\n_\n{WRONG}\n").as_bytes());
+    }
+    let answers: Vec<Vec<u8>> = guesses.iter_mut().map(Lines::rest).collect();
+    let took = begin.elapsed();
+    let looked_at = answers.iter().filter(|answer| *answer == b"error_auth\n").count();
+    assert!(looked_at >= 10, "a few cost nothing");
+    let turns = took.as_secs_f64() / 0.1;
+    assert!(looked_at as f64 <= 11.0 + turns, "{looked_at} were looked at in {took:?}");
+    assert!(took >= Duration::from_secs(1), "{looked_at} were looked at in {took:?}");
+    // The right one takes its turn too: the next one has to wait for it.
+    let mut turns: Vec<_> = (0..10).map(|_| Lines::new(tcp(&server.address))).collect();
+    let begin = now();
+    for one in &mut turns {
+        one.send(format!("auth\n_\n{SECRET}\n").as_bytes());
+    }
+    for one in &mut turns {
+        assert_eq!(one.line(), "ok");
+    }
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(800), "ten turns in {took:?}");
+    // Others are not held up.
+    if let Some(mut other) = tcp_from([127, 0, 0, 2], &server.address) {
+        let begin = now();
+        assert_eq!(other.ask("auth", "_", SECRET), "ok");
+        assert!(begin.elapsed() < took);
     }
 }
 

@@ -1,31 +1,16 @@
 //! How many connections there may be: by flag, by address, by descriptors, and ten thousand at once.
 
-use std::net::{SocketAddrV4, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::TcpStream;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
-
 use crate::house::{Server, now, wait_for};
-use crate::lines::{Lines, bound, tcp, unix};
+use crate::lines::{Lines, tcp, tcp_from, unix};
 use crate::start::{raise_descriptor_limit, with_descriptors};
 
 type Tcp = Lines<TcpStream>;
 
 /// Turned away: the one line, then the end.
 const TURNED_AWAY: &[u8] = b"error_max_connections\n";
-
-/// A connection that comes from another address than 127.0.0.1; `None` where there is no such address.
-fn tcp_from(local: [u8; 4], address: &str) -> Option<Tcp> {
-    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).expect("a socket");
-    let [a, b, c, d] = local;
-    bind(fd.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).ok()?;
-    let to: SocketAddrV4 = address.parse().expect("an address");
-    connect(fd.as_raw_fd(), &SockaddrIn::from(to)).expect("the server accepts");
-    let stream = TcpStream::from(fd);
-    bound(&stream);
-    Some(Lines::new(stream))
-}
 
 /// Whether a new connection is served; if not, it was turned away with a word or without.
 fn is_served(client: &mut Tcp) -> bool {

@@ -140,6 +140,9 @@ fn play(kind: u8, script: &[u8], piece: usize) -> Vec<String> {
         let (_stop, stops) = mpsc::channel(1);
         tokio::spawn(server.run(stops));
         let mut player = Player::new(path);
+        if secret.is_some() {
+            player.last_words_after = Duration::from_millis(150);
+        }
         for step in steps(script) {
             player.step(step, piece).await;
         }
@@ -187,6 +190,7 @@ struct Player {
     path: PathBuf,
     connections: [Option<(UnixStream, usize)>; 3],
     current: usize,
+    last_words_after: Duration,
     /// Of all connections, in the order in which they were opened.
     heard: Vec<Vec<u8>>,
     said: Vec<Vec<u8>>,
@@ -194,7 +198,14 @@ struct Player {
 
 impl Player {
     fn new(path: PathBuf) -> Player {
-        Player { path, connections: [None, None, None], current: 0, heard: Vec::new(), said: Vec::new() }
+        Player {
+            path,
+            connections: [None, None, None],
+            current: 0,
+            last_words_after: Duration::ZERO,
+            heard: Vec::new(),
+            said: Vec::new(),
+        }
     }
 
     async fn step(&mut self, step: Step<'_>, piece: usize) {
@@ -213,6 +224,8 @@ impl Player {
             }
             Step::Close => {
                 self.settle().await;
+                // What is wrong is answered late.
+                tokio::time::sleep(self.last_words_after).await;
                 self.connections[self.current] = None;
                 self.settle().await;
             }

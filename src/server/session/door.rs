@@ -42,7 +42,8 @@ pub(super) async fn secure(stream: TcpStream, tls: Arc<ServerConfig>, peer: &str
         Ok(Err(error)) => error.to_string(),
         Err(_) => "no handshake within the read timeout".to_owned(),
     };
-    (context.report)(Event::TlsFailed { peer: peer.to_owned(), error });
+    let peer = peer.to_owned();
+    context.failed_handshakes.tell(&context.report, move |count| Event::TlsFailed { peer, error, count });
     None
 }
 
@@ -50,12 +51,14 @@ async fn linger(stream: Stream, line: &[u8]) {
     linger_after(stream, line, Duration::ZERO).await;
 }
 
-/// Sends the last bytes and reads on for a moment: closing with bytes unread would destroy them on their way.
+/// After the delay, sends the last bytes and reads on for a moment: closing with bytes unread would destroy them on their way.
 pub(super) async fn linger_after(mut stream: Stream, bytes: &[u8], delay: Duration) {
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
     let _ = timeout(LINGER, async {
         stream.write_all(bytes).await?;
         stream.flush().await?;
-        sleep(delay).await;
         stream.shutdown().await?;
         let mut scratch = [0; 1024];
         let mut left = LINGER_BYTES;

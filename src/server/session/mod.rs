@@ -65,7 +65,7 @@ pub(super) async fn serve(arrival: Arrival, peer: String, admission: Admission, 
         fresh: true,
         outlived: false,
         seat: Seat::take(context),
-        _admission: admission,
+        admission,
     };
     let farewell = session.run().await;
     Box::pin(session.leave(farewell)).await;
@@ -97,7 +97,7 @@ struct Session {
     /// What it has is kept for a while when it breaks.
     outlived: bool,
     seat: Seat,
-    _admission: Admission,
+    admission: Admission,
 }
 
 /// How a connection ends.
@@ -116,6 +116,8 @@ enum Next {
     /// First whoever has been granted a lock by this: they have waited longer.
     GiveWay,
     Blocked(oneshot::Receiver<Letter>),
+    /// A secret that is looked at only after a while.
+    Prove(Vec<u8>, Duration),
     Report,
     Part(Farewell),
 }
@@ -137,6 +139,13 @@ impl Session {
                         }
                         let Some((verdict, promise)) = self.blocked(mailbox).await else { return Farewell::Silent };
                         self.answer_verdict(verdict, promise);
+                    }
+                    Next::Prove(secret, wait) => {
+                        self.watched = false;
+                        Box::pin(sleep(wait)).await;
+                        if let Next::Part(farewell) = self.prove(&secret) {
+                            return farewell;
+                        }
                     }
                     Next::Report => {
                         if Box::pin(self.send_report()).await.is_err() {
@@ -304,22 +313,34 @@ impl Session {
     }
 
     fn authenticate(&mut self, request: Option<Request<'_>>) -> Next {
-        let context = &self.seat.context;
-        match request {
-            Some(Request::Auth { secret }) if context.credentials.get().is_secret(secret) => {
-                self.authenticated = true;
-                self.say(Answer::Done)
-            }
-            _ => {
-                (context.report)(Event::AuthFailed { peer: self.peer.clone() });
-                Next::Part(Farewell::Slow(Refusal::Auth))
-            }
+        let Some(Request::Auth { secret }) = request else { return self.keep_out() };
+        match self.seat.context.guesses.take_turn(self.admission.ip(), clock::server_now()) {
+            Some(Duration::ZERO) => self.prove(secret),
+            Some(wait) => Next::Prove(secret.to_vec(), wait),
+            // Not that it is wrong: it was not looked at.
+            None => Next::Part(Farewell::With(Refusal::MaxConnections)),
         }
+    }
+
+    fn prove(&mut self, secret: &[u8]) -> Next {
+        let context = &self.seat.context;
+        if context.credentials.get().is_secret(secret) {
+            self.authenticated = true;
+            return self.say(Answer::Done);
+        }
+        context.guesses.was_wrong(self.admission.ip(), clock::server_now());
+        self.keep_out()
+    }
+
+    fn keep_out(&self) -> Next {
+        let (context, peer) = (&self.seat.context, self.peer.clone());
+        context.wrong_secrets.tell(&context.report, move |count| Event::AuthFailed { peer, count });
+        Next::Part(Farewell::Slow(Refusal::Auth))
     }
 
     /// Lets go of everything, then says the last word.
     async fn leave(self, farewell: Farewell) {
-        let Session { stream, mut out, promise, seat, _admission, .. } = self;
+        let Session { stream, mut out, promise, seat, admission: _counted, .. } = self;
         // The connection still counts for the limits, but no lock waits for the good-bye.
         seat.leave().await;
         if let Some(promise) = promise
