@@ -105,6 +105,10 @@ pub fn fields(fields: &[(&'static str, String)]) -> String {
 /// Before the process ends: whoever reads has a moment to read it all.
 pub fn finish() {
     background::settle(FINISH_WITHIN);
+    // Where there is room it is not the reader who keeps us waiting, but the machine.
+    if Sink::Stdout.has_room() && Sink::Stderr.has_room() {
+        background::settle(FINISH_WITHIN * 10);
+    }
 }
 
 /// Everything else that is said to a person.

@@ -120,7 +120,7 @@ fn a_holder_that_is_told_to_end_says_so() {
 fn whoever_gives_the_lock_back_is_told_nothing_and_leaves_nobody_behind() {
     let house = House::new();
     let (script, holder) = owner(&house, "-l 600");
-    assert!(witness_of(holder).is_some());
+    wait_for("its witness", || witness_of(holder));
     let taken: serde_json::Value = serde_json::from_str(&house.read("taken")).expect("an answer");
     house.dflock(&["release", "job", taken["token"].as_str().expect("a token")]).ok();
     wait_for("the end of the witness", || witness_of(holder).is_none().then_some(()));

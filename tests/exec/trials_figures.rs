@@ -300,10 +300,11 @@ fn die_as_the_child_begins(script: &str, code: i32) {
     for (_, running) in crowd {
         send(running.pid.cast_signed(), Signal::SIGCONT);
         let said = running.finish();
-        // On a busy machine the lease of some is nearly over before their child could begin.
+        // On a busy machine the lease of some is over, or nearly so, before their child could begin or do anything.
         let came_too_late = said.code == 69 && said.err.contains("came too late");
-        assert!(said.code == code || came_too_late, "{said:?}");
-        begun += usize::from(!came_too_late);
+        let was_lost = said.code == 79;
+        assert!(said.code == code || came_too_late || was_lost, "{said:?}");
+        begun += usize::from(said.code == code);
     }
     assert!(begun > 0, "no child could begin");
     assert_eq!(orphans.len(), 0, "the lock is free and these live: {orphans:?}");
