@@ -20,7 +20,7 @@ const AWAKE: Duration = Duration::from_millis(50);
 const REMEMBER_LEAST: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(super) struct Duty {
+pub struct Duty {
     /// There is somebody to end if need be.
     has_command: bool,
     /// When they must be dead.
@@ -37,9 +37,15 @@ pub(super) struct Duty {
     pause: Duration,
 }
 
+impl Default for Duty {
+    fn default() -> Duty {
+        Duty::new()
+    }
+}
+
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// Nothing before this moment, unless something is told.
     Wait(Moment),
     /// End everybody, and look whether anybody is left.
@@ -51,7 +57,7 @@ pub(super) enum Step {
 }
 
 impl Duty {
-    pub(super) fn new() -> Duty {
+    pub fn new() -> Duty {
         Duty {
             has_command: false,
             kill_at: Moment::NEVER,
@@ -65,33 +71,33 @@ impl Duty {
         }
     }
 
-    pub(super) fn command_begins(&mut self) {
+    pub fn command_begins(&mut self) {
         self.has_command = true;
         self.begin_anew();
     }
 
     /// By itself, with the lock held.
-    pub(super) fn command_ended(&mut self) {
+    pub fn command_ended(&mut self) {
         self.has_command = false;
     }
 
-    pub(super) fn set_kill_at(&mut self, moment: Moment) {
+    pub fn set_kill_at(&mut self, moment: Moment) {
         self.kill_at = moment;
         self.begin_anew();
     }
 
-    pub(super) fn set_held_until(&mut self, now: Moment, moment: Moment) {
+    pub fn set_held_until(&mut self, now: Moment, moment: Moment) {
         self.held_until = moment;
         self.remember_for = moment.since(now).max(REMEMBER_LEAST);
     }
 
     /// Awake `now`, though it should have been at `due`: see [`Lateness::woke`].
-    pub(super) fn woke(&mut self, now: Moment, due: Moment, refused: Option<Duration>) {
+    pub fn woke(&mut self, now: Moment, due: Moment, refused: Option<Duration>) {
         self.lateness.woke(now, due, refused, self.remember_for);
     }
 
     /// Whether we woke as soon as we wanted, of late.
-    pub(super) fn is_awake(&self) -> bool {
+    pub fn is_awake(&self) -> bool {
         self.lateness.worst() < AWAKE
     }
 
@@ -104,21 +110,21 @@ impl Duty {
     }
 
     /// Whether dflock would not expect that the command is ended now.
-    pub(super) fn is_early(&self, now: Moment) -> bool {
+    pub fn is_early(&self, now: Moment) -> bool {
         !self.is_alone && now < self.kill_at
     }
 
     /// Nothing more will be told.
-    pub(super) fn dflock_is_gone(&mut self) {
+    pub fn dflock_is_gone(&mut self) {
         self.is_alone = true;
         self.begin_anew();
     }
 
-    pub(super) fn has_command(&self) -> bool {
+    pub fn has_command(&self) -> bool {
         self.has_command
     }
 
-    pub(super) fn is_alone(&self) -> bool {
+    pub fn is_alone(&self) -> bool {
         self.is_alone
     }
 
@@ -126,7 +132,7 @@ impl Duty {
         (self.is_done, self.next_attempt, self.pause) = (false, Moment::from_nanos(0), FIRST_PAUSE);
     }
 
-    pub(super) fn step(&self, now: Moment) -> Step {
+    pub fn step(&self, now: Moment) -> Step {
         if self.is_alone {
             return self.step_alone(now);
         }
@@ -153,7 +159,7 @@ impl Duty {
     }
 
     /// They were told to end at `now`; whether any of them is left.
-    pub(super) fn attempted(&mut self, now: Moment, is_anyone_left: bool) {
+    pub fn attempted(&mut self, now: Moment, is_anyone_left: bool) {
         self.is_done = !is_anyone_left;
         self.next_attempt = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);

@@ -9,7 +9,7 @@
 //!
 //! `duty` and, for an owner, `vigil` decide, `life` does it, `message` is what goes between us.
 
-mod duty;
+pub mod duty;
 mod life;
 pub mod message;
 mod vigil;

@@ -50,6 +50,7 @@ impl Group {
     ) -> Group {
         let world = env.world.clone();
         let process = world.new_process(env.machine());
+        world.comes_first(process);
         let child = world.child_starts(client, process, fences, manners.deep);
         let group = Group { world: world.clone(), child, ears: Rc::default() };
         let own = Env { world: world.clone(), process };

@@ -56,7 +56,7 @@ pub async fn run(env: Env, client: usize, job: Job) -> Outcome {
     let (keepers, left): (Vec<Keeper>, Vec<Left>) = taken.into_iter().unzip();
     let fences = left.iter().map(|left| left.token.number).collect();
     let grace = Duration::from_millis(job.kill_after_ms);
-    let Times { term_at, dead_at, .. } = soonest(&keepers);
+    let Times { term_at, dead_at, ends_at } = soonest(&keepers);
     if env.now() >= term_at {
         give_back(keepers).await;
         guard.say(Message::Farewell);
@@ -65,6 +65,7 @@ pub async fn run(env: Env, client: usize, job: Job) -> Outcome {
     let group = Group::spawn(&env, client, fences, job.manners, tell.clone());
     env.world.leads(client, group.clone());
     // The command's process says this by itself, before it becomes the command.
+    guard.say(Message::HeldUntil(ends_at));
     guard.say(Message::Group(group.clone()));
     let rules = Rules {
         kill_after: grace,
@@ -183,7 +184,10 @@ impl Run {
                 biased;
                 () = env.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
                 what = told.recv() => happened = what,
-                news = next_news(keepers) => events.extend(news.into_iter().map(Event::Lease)),
+                news = next_news(keepers) => {
+                    self.guard.say(Message::HeldUntil(soonest(&self.keepers).ends_at));
+                    events.extend(news.into_iter().map(Event::Lease));
+                }
             }
             match happened {
                 Some(Happened::Ended(ending)) => {
@@ -205,6 +209,7 @@ impl Run {
     fn replace_guardian(&mut self) {
         self.guard = Guard::start(&self.env, self.client, self.tell.clone());
         self.left.iter().for_each(|left| self.guard.say(Message::Lock(left.clone(), None)));
+        self.guard.say(Message::HeldUntil(soonest(&self.keepers).ends_at));
         self.guard.say(Message::Group(self.group.clone()));
         self.guard.say(Message::KillAt(self.policy.guard_at()));
     }

@@ -1,21 +1,29 @@
-//! The guardian: stands for `exec::guard`. A process of its own, that outlives dflock by what has to be done.
+//! The guardian: stands for `exec::guard`, whose `Duty` decides. A process of its own, that outlives dflock by
+//! what has to be done.
 
 use std::time::Duration;
 
 use dflock::clock::Moment;
+use dflock::exec::guard::duty::{Duty, Step};
 use dflock::server::stamp::Stamp;
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 
+use super::Plant;
 use super::child::{Group, Happened};
 use super::client::Site;
 use super::env::Env;
 use super::net::Socket;
-use super::{MS, Plant};
+
+/// It is looked at the clock this often, as the machine may have slept.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub enum Message {
     Group(Group),
     KillAt(Moment),
+    /// Until when the locks are held for sure.
+    HeldUntil(Moment),
     Lock(Left, Option<Socket>),
     Farewell,
 }
@@ -54,46 +62,82 @@ impl Guard {
     }
 }
 
+/// What one knows.
+struct Life {
+    duty: Duty,
+    group: Option<Group>,
+    locks: Vec<Left>,
+    connections: Vec<Option<Socket>>,
+}
+
+/// Returns what is to be given back.
 async fn watch(env: &Env, client: usize, mut told: mpsc::UnboundedReceiver<Message>) -> Vec<Left> {
-    let off = env.world.plant == Plant::GuardianOff;
-    let mut group: Option<Group> = None;
-    let mut kill_at = Moment::NEVER;
-    let (mut locks, mut connections) = (Vec::new(), Vec::new());
+    let mut life = Life { duty: Duty::new(), group: None, locks: Vec::new(), connections: Vec::new() };
+    let mut due = Moment::NEVER;
     loop {
-        if env.now() >= kill_at {
-            // One that slept with its machine looks at the clock a tenth of a second later at most.
-            if env.now().since(kill_at) > Duration::from_millis(5) {
-                let late = env.world.dice(&[10, env.world.now()]) % (101 * MS);
-                env.sleep(Duration::from_nanos(late)).await;
+        // All that was said comes first, and what it cannot hear any more.
+        while !life.duty.is_alone() {
+            match told.try_recv() {
+                Ok(Message::Farewell) => return Vec::new(),
+                Ok(message) => life.hear(env.now(), message),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    env.tell(&format!("guardian {client}"), || "dflock is gone without a word".to_owned());
+                    life.duty.dflock_is_gone();
+                }
             }
-            if let Some(group) = group.as_ref().filter(|_| !off) {
-                env.tell(&format!("guardian {client}"), || "the deadline has passed: kills the group".to_owned());
-                group.signal(Signal::SIGKILL);
-            }
-            kill_at = Moment::NEVER;
         }
-        let message = tokio::select! {
-            biased;
-            message = told.recv() => message,
-            () = env.wait_until(kill_at) => continue,
-        };
+        let now = env.now();
+        if env.world.plant != Plant::LatenessIgnored {
+            let refused = Duration::from_nanos(env.world.refused_so_far(env.process));
+            life.duty.woke(now, due, Some(refused));
+        }
+        due = Moment::NEVER;
+        match life.duty.step(now) {
+            Step::Wait(until) => {
+                if life.duty.has_command() {
+                    due = until.min(now + LOOK_EVERY);
+                }
+                // It sleeps with its machine.
+                let left = if due == Moment::NEVER { Duration::MAX } else { due.since(now) };
+                tokio::select! {
+                    biased;
+                    message = told.recv(), if !life.duty.is_alone() => match message {
+                        Some(Message::Farewell) => return Vec::new(),
+                        Some(message) => life.hear(env.now(), message),
+                        None => {}
+                    },
+                    () = env.sleep(left) => {}
+                }
+            }
+            Step::End => {
+                env.tell(&format!("guardian {client}"), || "kills the group".to_owned());
+                let group = life.group.as_ref().filter(|_| env.world.plant != Plant::GuardianOff);
+                if let Some(group) = group {
+                    group.signal(Signal::SIGKILL);
+                }
+                life.duty.attempted(now, group.is_some_and(|group| !group.is_gone()));
+            }
+            Step::Release => return life.locks,
+            Step::Leave => return Vec::new(),
+        }
+    }
+}
+
+impl Life {
+    fn hear(&mut self, now: Moment, message: Message) {
         match message {
-            Some(Message::Group(of)) => group = Some(of),
-            Some(Message::KillAt(moment)) => kill_at = moment,
-            Some(Message::Lock(left, connection)) => {
-                locks.push(left);
-                connections.push(connection);
+            Message::Group(group) => {
+                self.group = Some(group);
+                self.duty.command_begins();
             }
-            Some(Message::Farewell) => return Vec::new(),
-            None => break,
+            Message::KillAt(moment) => self.duty.set_kill_at(moment),
+            Message::HeldUntil(moment) => self.duty.set_held_until(now, moment),
+            Message::Lock(left, connection) => {
+                self.locks.push(left);
+                self.connections.push(connection);
+            }
+            Message::Farewell => {}
         }
     }
-    env.tell(&format!("guardian {client}"), || "dflock is gone without a word".to_owned());
-    if let Some(group) = group.filter(|_| !off) {
-        while !group.is_gone() {
-            group.signal(Signal::SIGKILL);
-            env.sleep(Duration::from_millis(1)).await;
-        }
-    }
-    locks
 }

@@ -83,6 +83,11 @@ pub enum What {
         client: usize,
         for_ms: u64,
     },
+    /// Its machine gives dflock too little processor time from now on, though the command gets all that it wants.
+    Starve {
+        client: usize,
+        most_ms: u64,
+    },
     KillServer {
         down_ms: u64,
     },
@@ -124,10 +129,14 @@ const UPGRADES: u64 = 12;
 /// to live, and for commands that run on for long after.
 const STANDSTILLS: u64 = 4;
 
+/// Machines that give too little processor time.
+const STARVING: u64 = 8;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Theme {
     Upgrades,
     Standstills,
+    Starving,
     Anything,
 }
 
@@ -137,6 +146,7 @@ impl History {
         let theme = match random.below(100) {
             0..UPGRADES => Theme::Upgrades,
             UPGRADES.. if random.below(100 - UPGRADES) < STANDSTILLS => Theme::Standstills,
+            _ if random.below(100) < STARVING => Theme::Starving,
             _ => Theme::Anything,
         };
         let upgrades = theme == Theme::Upgrades;
@@ -156,17 +166,22 @@ impl History {
             let ppm = *random.pick(&[0, 0, 100, -100, 2_000, -2_000, 10_000, -10_000]);
             let role = role(&mut random, keys, theme);
             decisions.push(Decision { at_ms, steps: 0, what: What::Arrive { client, ppm, role } });
+            if theme == Theme::Starving && random.chance(70) {
+                let what = What::Starve { client, most_ms: 500 + random.below(300) };
+                decisions.push(Decision { at_ms: at_ms + random.below(1_000), steps: 0, what });
+            }
         }
         let mut at_ms = 200;
         for _ in 0..random.below(10) {
             at_ms += match theme {
                 Theme::Upgrades => 12_000,
                 Theme::Standstills => random.below(40_000),
-                Theme::Anything => random.below(5_000),
+                Theme::Starving | Theme::Anything => random.below(5_000),
             };
             let what = match theme {
                 Theme::Upgrades => What::KillServer { down_ms: random.below(500) },
                 Theme::Standstills => What::FreezeServer { for_ms: 5_000 + random.below(15_000) },
+                Theme::Starving => fault_beside(&mut random, clients as u64),
                 Theme::Anything => fault(&mut random, site, clients as u64),
             };
             let steps = if !upgrades && random.chance(60) { random.below(40) } else { 0 };
@@ -179,6 +194,10 @@ impl History {
         }
         decisions.sort_by_key(|decision| decision.at_ms);
         History { seed, site, latency, decisions }
+    }
+
+    pub fn starves_somebody(&self) -> bool {
+        self.decisions.iter().any(|decision| matches!(decision.what, What::Starve { .. }))
     }
 
     /// Only the server went away, and never for long.
@@ -204,7 +223,7 @@ fn role(random: &mut Random, keys: u8, theme: Theme) -> Role {
     let lease_ms = match theme {
         Theme::Upgrades => 10_000 + random.below(10_000),
         Theme::Standstills => 33_000,
-        Theme::Anything => *random.pick(&[2000, 2000, 3000, 5000, 10_000]),
+        Theme::Starving | Theme::Anything => *random.pick(&[2000, 2000, 3000, 5000, 10_000]),
     };
     let wait_ms = *random.pick(&[0, 2_000, 15_000, 40_000]);
     let longest = match theme {
@@ -251,6 +270,17 @@ fn role(random: &mut Random, keys: u8, theme: Theme) -> Role {
             hold_ms,
             wait_ms,
         }),
+    }
+}
+
+/// What leaves those alone whom a machine gives too little time.
+fn fault_beside(random: &mut Random, clients: u64) -> What {
+    let client = random.below(clients) as usize;
+    let for_ms = *random.pick(&[2_500, 6_000, 12_000]) + random.below(50);
+    match random.below(5) {
+        0 => What::Cut { client },
+        1 => What::Swallow { client, for_ms },
+        _ => What::Freeze { client, for_ms },
     }
 }
 

@@ -58,6 +58,8 @@ struct Shown {
     outlives_connection: Cell<bool>,
     /// What its keeper takes for the time, instead of the time.
     stands_at: Cell<Option<Moment>>,
+    /// When it wanted to be awake.
+    due: Cell<Option<Moment>>,
 }
 
 struct Kept {
@@ -149,10 +151,19 @@ struct Clock {
 
 impl LeaseClock for Clock {
     fn now(&self) -> Moment {
-        self.shown.stands_at.get().unwrap_or_else(|| self.env.now())
+        let now = self.shown.stands_at.get().unwrap_or_else(|| self.env.now());
+        match self.shown.due.get() {
+            Some(due) if self.env.world.plant == Plant::LatenessIgnored => now.min(due),
+            _ => now,
+        }
+    }
+
+    fn refused(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.env.world.refused_so_far(self.env.process)))
     }
 
     async fn wait_until(&mut self, moment: Moment) {
+        self.shown.due.set(Some(moment));
         match self.shown.stands_at.get() {
             Some(_) => std::future::pending().await,
             None => self.env.wait_until(moment).await,

@@ -93,6 +93,14 @@ struct Process {
     tasks: Vec<usize>,
     /// Tasks that were woken while it could not run.
     parked: Vec<usize>,
+    /// A machine that gives too little processor time gives it as much as it wants.
+    comes_first: bool,
+    /// It waits for processor time.
+    is_refused: bool,
+    /// For how long it waited for some, in all its life.
+    refused: u64,
+    /// The moment that it may use, having waited.
+    runs_at: u64,
 }
 
 /// Machine 0 is the server's; its clock is the true one.
@@ -103,6 +111,8 @@ struct Machine {
     offset: u64,
     asleep_since: Option<u64>,
     slept: u64,
+    /// Since when it gives its processes too little processor time, and how long one has to wait at most.
+    starves: Option<(u64, u64)>,
 }
 
 pub struct World {
@@ -258,12 +268,12 @@ impl World {
             let next = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(id) = next else { return };
             let (future, waker) = {
-                let mut tasks = self.tasks.borrow_mut();
-                let process = tasks[id].process;
-                if self.is_frozen(process) {
+                let process = self.tasks.borrow()[id].process;
+                if self.is_frozen(process) || self.is_refused(process) {
                     self.processes.borrow_mut()[process].parked.push(id);
                     continue;
                 }
+                let mut tasks = self.tasks.borrow_mut();
                 (tasks[id].future.take(), tasks[id].waker.clone())
             };
             let Some(mut future) = future else { continue };

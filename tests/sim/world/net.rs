@@ -249,7 +249,13 @@ impl World {
         let net = self.net.borrow();
         let Link { process, descriptors, ref inbox, over, .. } = net.links[link];
         let unread = inbox.iter().any(|(at, _)| *at == number);
-        if unread && descriptors > 0 && !over && !self.is_dead(process) && !self.is_frozen(process) {
+        if unread
+            && descriptors > 0
+            && !over
+            && !self.is_dead(process)
+            && !self.is_frozen(process)
+            && !self.starves(process)
+        {
             let client = net.links[link].client;
             drop(net);
             self.violate(Violation::Orphan { client });

@@ -22,6 +22,8 @@ pub enum Plant {
     BlindResend,
     /// With a server that frees a lock when its connection breaks, the connection's end is no loss.
     BrokenIsNotLost,
+    /// Dflock and its guardian do not notice that they wake late.
+    LatenessIgnored,
     /// Leases begin anew where they stood when the server went down.
     DowntimeForgotten,
     /// After a reboot, the wall clock alone says how much time passed.

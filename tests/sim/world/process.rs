@@ -2,7 +2,54 @@
 
 use super::*;
 
+/// What one waits for processor time at first, where there is too little.
+const FIRST_WAIT: u64 = 100 * MS;
+
+/// It gets worse by this part of the time that passes.
+const WORSE: u64 = 5;
+
 impl World {
+    /// From now on its processes wait for processor time whenever they wake, longer and longer.
+    pub fn starve(&self, machine: usize, most: u64) {
+        self.machines.borrow_mut()[machine].starves = Some((self.now(), most));
+    }
+
+    pub fn starves(&self, process: usize) -> bool {
+        self.machines.borrow()[self.processes.borrow()[process].machine].starves.is_some()
+    }
+
+    pub fn comes_first(&self, process: usize) {
+        self.processes.borrow_mut()[process].comes_first = true;
+    }
+
+    pub fn refused_so_far(&self, process: usize) -> u64 {
+        self.processes.borrow()[process].refused
+    }
+
+    /// Whether a process that woke has to wait now. What it is woken by meanwhile, it finds together.
+    pub(super) fn is_refused(&self, process: usize) -> bool {
+        let now = self.now();
+        let mut processes = self.processes.borrow_mut();
+        let waking = &mut processes[process];
+        let Some((since, most)) = self.machines.borrow()[waking.machine].starves else { return false };
+        if waking.is_refused || waking.comes_first || waking.runs_at == now {
+            return waking.is_refused;
+        }
+        let longest = (FIRST_WAIT + (now - since) / WORSE).min(most);
+        let wait = longest / 2 + self.dice(&[13, process as u64, now]) % (longest / 2);
+        waking.is_refused = true;
+        drop(processes);
+        self.after(wait, move |world| {
+            {
+                let waking = &mut world.processes.borrow_mut()[process];
+                (waking.is_refused, waking.runs_at) = (false, world.now());
+                waking.refused += wait;
+            }
+            world.unpark(process);
+        });
+        true
+    }
+
     pub fn spawn(&self, process: usize, future: impl Future<Output = ()> + 'static) {
         let id = self.tasks.borrow().len();
         let waker: Waker = Arc::new(TaskWaker { task: id, ready: self.ready.clone() }).into();

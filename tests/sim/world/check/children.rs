@@ -46,6 +46,10 @@ impl World {
             let check = self.check.borrow();
             let Some(belief) = check.beliefs.get(&fence) else { return };
             let Child { client, process, .. } = check.children[child];
+            if self.starves(process) {
+                // Who wakes late sets out so much sooner: what counts is the end of the lease.
+                continue;
+            }
             let of_client = |clients: &Vec<Client>| {
                 clients.get(client).map_or((SECOND, 0), |client| (client.grace_after_loss, client.thawed_at))
             };

@@ -22,6 +22,7 @@ impl World {
             }
             What::Tell { client } => self.tell_to_end(client),
             What::Sleep { client, for_ms } => self.suspend(client, for_ms),
+            What::Starve { client, most_ms } => self.starve(self.clients.borrow()[client].machine, most_ms * MS),
             What::KillServer { down_ms } => self.fell_server(down_ms, false),
             What::FreezeServer { for_ms } => self.freeze_server(for_ms),
             What::CutPower { down_ms } => self.fell_server(down_ms, true),
