@@ -2151,7 +2151,7 @@ _dflock() {
             return 0
             ;;
         dflock__subcmd__serve)
-            opts="-h --host --port --socket-mode --socket-group --default-lease-ttl --max-lease --max-locks --max-connections --max-connections-per-ip --max-waiters --read-timeout --write-timeout --shutdown-timeout --gc-max-idle --auto-release-on-disconnect --no-auto-release-on-disconnect --tls-cert --tls-key --tls-client-ca --auth-token-file --state-dir --fsync --idle-exit --detach --log-format --help"
+            opts="-h --host --port --socket-mode --socket-group --default-lease-ttl --max-lease --max-locks --max-connections --max-connections-per-ip --max-memory --max-waiters --read-timeout --write-timeout --shutdown-timeout --gc-max-idle --auto-release-on-disconnect --no-auto-release-on-disconnect --tls-cert --tls-key --tls-client-ca --auth-token-file --state-dir --fsync --idle-exit --detach --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2214,6 +2214,13 @@ _dflock() {
                     return 0
                     ;;
                 --max-connections-per-ip)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-memory)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -2849,7 +2856,7 @@ fi
 
 # What the function above does not know: keys that holders of this user have, and the command behind `exec KEY`.
 
-_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-lease --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --socket-group --socket-mode --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --token-file --watch --write-timeout -E -c -l -s -w "
+_dflock_valued=" --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-lease --max-locks --max-memory --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --socket-group --socket-mode --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --token-file --watch --write-timeout -E -c -l -s -w "
 
 # Offers the keys for the verb $1 that begin with $2.
 _dflock_keys() {

@@ -399,8 +399,9 @@ complete -c dflock -n "__fish_dflock_using_subcommand serve" -l default-lease-tt
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-lease -d 'The longest lease that is given out: whoever asks for a longer one is told this one' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-locks -d 'How many keys there may be; unused ones give way' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-connections -d 'How many connections there may be; 0 for as many as there are descriptors' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-connections-per-ip -d 'How many connections one address may have; 0 for any number' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-waiters -d 'How many may wait for one key; 0 for any number' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-connections-per-ip -d 'How many connections one address may have; 0 for any number [default: half of all that there may be]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-memory -d 'How much memory may be in use, such as 512M or 2G; 0 for any amount [default: half of what there is]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-waiters -d 'How many may wait for one key, and as many whose client is away; 0 for any number' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l read-timeout -d 'How long a client may take for a request, and be silent while it neither holds nor waits' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l write-timeout -d 'How long a client may take to read an answer; 0 for any time' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l shutdown-timeout -d 'How long holders may finish once the server is told to stop; 0 for any time' -r -f
@@ -455,7 +456,7 @@ end
 complete -c dflock -n "__fish_dflock_using_subcommand completions" -f -a "bash elvish fish powershell zsh"
 complete -c dflock -n "__fish_dflock_using_subcommand man" -f -a "(__fish_complete_directories)"
 
-set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-lease --max-locks --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --socket-group --socket-mode --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --token-file --watch --write-timeout -E -c -l -s -w
+set -g __dflock_valued --also --auth-token-file --busy-code --command --connect-retry --connect-timeout --contain --default-lease-ttl --etcd-password-file --etcd-prefix --etcd-user --for --format --fsync --gc-max-idle --host --idle-exit --jitter --key-prefix --kill-after --lease --limit --log-format --max-connections --max-connections-per-ip --max-hold --max-lease --max-locks --max-memory --max-runtime --max-waiters --min-hold --on-lost --owner --port --read-timeout --servers --shard --shutdown-timeout --signal-on-lost --socket-group --socket-mode --state-dir --timeout --tls-ca --tls-cert --tls-client-ca --tls-key --tls-name --token-file --watch --write-timeout -E -c -l -s -w
 
 # Whether the key of `dflock exec` is there already.
 function __dflock_has_key

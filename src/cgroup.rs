@@ -182,6 +182,15 @@ fn directories_in(path: &Path) -> Vec<PathBuf> {
 }
 
 /// The directories of the one that we are in.
+/// The least that our own cgroup, and those above it, may take of memory, in bytes.
+pub fn memory_limit() -> Option<u64> {
+    let limits = ours().ok()?.into_iter().flat_map(|own| {
+        let above: Vec<PathBuf> = own.ancestors().map(Path::to_owned).collect();
+        above.into_iter().filter_map(|dir| fs::read_to_string(dir.join("memory.max")).ok()?.trim().parse().ok())
+    });
+    limits.min()
+}
+
 fn ours() -> io::Result<Vec<PathBuf>> {
     mounted(&own_path()?)
 }

@@ -8,6 +8,9 @@ use dflock::command::{about, export, guardian, hold};
 use dflock::error::{Failure, Kind};
 use dflock::{output, sys};
 
+#[global_allocator]
+static ALLOCATOR: sys::CountingAllocator = sys::CountingAllocator;
+
 /// Whatever fails inside of dflock: it says so, and its guardian sees to the command.
 fn main() -> ExitCode {
     sys::signals::hear_all();

@@ -8,6 +8,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::clock::{self, Moment};
 
+mod allocated;
 #[cfg(target_os = "linux")]
 mod namespace;
 #[cfg(not(target_os = "linux"))]
@@ -16,6 +17,7 @@ mod namespace;
 pub mod signals;
 mod start;
 
+pub use allocated::{CountingAllocator, allocated};
 pub use namespace::{ProcessOne, start_process_one};
 pub use start::{Birthplace, Start, try_birthplace, wait_for_end_of};
 
@@ -23,6 +25,19 @@ pub use start::{Birthplace, Start, try_birthplace, wait_for_end_of};
 pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is the same open descriptor for as long as it lives, and AsyncFd owns it.
     unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::from)
+}
+
+/// Bytes of memory of this machine.
+pub fn memory_size() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::unistd::{SysconfVar, sysconf};
+
+        let number = |what| sysconf(what).ok().flatten().and_then(|number| u64::try_from(number).ok());
+        number(SysconfVar::_PHYS_PAGES)?.checked_mul(number(SysconfVar::PAGE_SIZE)?)
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// Rows and columns of a terminal.

@@ -123,7 +123,10 @@ fn some_things_stand_in_one_file() {
         ("io::stderr", &["src/output/mod.rs"]),
         ("b\"ok ", &["src/wire/answer.rs"]),
         ("clock_gettime", &["src/clock.rs"]),
-        ("unsafe {", &["src/sys.rs", "src/sys/namespace.rs", "src/sys/signals.rs", "src/sys/start.rs"]),
+        (
+            "unsafe {",
+            &["src/sys.rs", "src/sys/allocated.rs", "src/sys/namespace.rs", "src/sys/signals.rs", "src/sys/start.rs"],
+        ),
         (
             ".renew(",
             &[

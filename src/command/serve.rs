@@ -12,12 +12,14 @@ use tokio::sync::mpsc;
 
 use super::autostart;
 use super::serve_files::{CredentialFiles, reload_on};
+use crate::cgroup;
 use crate::error::{Failure, Kind};
 use crate::net::listen::SocketAccess;
 use crate::output::log;
 use crate::server::table::Limits;
 use crate::server::{Event, Level, Options, Report, Server, journal};
 use crate::settings::duration;
+use crate::sys;
 
 /// More threads than this only get into each other's way at the table.
 const MAX_THREADS: usize = 8;
@@ -70,9 +72,17 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = 0, env = "DFLOCKD_MAX_CONNECTIONS")]
     max_connections: u32,
 
-    /// How many connections one address may have; 0 for any number
-    #[arg(long, value_name = "N", default_value_t = 0, env = "DFLOCKD_MAX_CONNECTIONS_PER_IP")]
-    max_connections_per_ip: u32,
+    /// How many connections one address may have; 0 for any number [default: half of all that there may be]
+    #[arg(long, value_name = "N", env = "DFLOCKD_MAX_CONNECTIONS_PER_IP")]
+    max_connections_per_ip: Option<u32>,
+
+    /// How much memory may be in use, such as 512M or 2G; 0 for any amount [default: half of what there is]
+    ///
+    /// With three quarters of it in use nobody new is given a lock or a place in a queue (error_max_locks), with all
+    /// of it no connection is accepted (error_max_connections). Those who hold a lock renew and release as ever, and
+    /// come back on new connections. The system needs some more for each connection.
+    #[arg(long, value_name = "SIZE", env = "DFLOCKD_MAX_MEMORY", value_parser = parse_size)]
+    max_memory: Option<u64>,
 
     /// How many may wait for one key; 0 for any number
     #[arg(long, value_name = "N", default_value_t = 0, env = "DFLOCKD_MAX_WAITERS")]
@@ -214,7 +224,14 @@ impl Serve {
             default_lease_s: self.default_lease_ttl,
             max_lease_s: self.max_lease,
             max_connections: self.max_connections as usize,
-            max_connections_per_ip: self.max_connections_per_ip as usize,
+            max_connections_per_ip: self
+                .max_connections_per_ip
+                .map_or_else(|| half_of_connections(self.max_connections), |number| number as usize),
+            max_memory: match self.max_memory {
+                Some(0) => None,
+                Some(bytes) => Some(usize::try_from(bytes).unwrap_or(usize::MAX)),
+                None => Some(half_of_memory()),
+            },
             read_timeout: self.read_timeout,
             write_timeout: self.write_timeout,
             shutdown_timeout: self.shutdown_timeout,
@@ -248,6 +265,34 @@ fn group_id(name: &str) -> Result<u32, Failure> {
         Ok(None) => Err(Failure::usage(format!("--socket-group: there is no group {name}"))),
         Err(why) => Err(Failure::usage(format!("--socket-group: cannot look up the group {name}: {why}"))),
     }
+}
+
+/// One address cannot keep all others out. As many connections as there are descriptors, where no number is named.
+fn half_of_connections(all: u32) -> usize {
+    let descriptors = || getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    let all = if all > 0 { u64::from(all) } else { descriptors() };
+    usize::try_from(all.div_ceil(2)).unwrap_or(usize::MAX)
+}
+
+/// Of this machine, or of the control group that we are in.
+fn half_of_memory() -> usize {
+    const LEAST: u64 = 64 * 1024 * 1024;
+    const UNKNOWN: u64 = 2 * 1024 * 1024 * 1024;
+    let all = [sys::memory_size(), cgroup::memory_limit()].into_iter().flatten().min().unwrap_or(UNKNOWN);
+    usize::try_from((all / 2).max(LEAST)).unwrap_or(usize::MAX)
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err("write a size such as 512M or 2G".to_owned()),
+    };
+    let size = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    size.ok_or_else(|| "write a size such as 512M or 2G".to_owned())
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {

@@ -26,6 +26,10 @@ pub(super) async fn accept_from(listener: Listener, context: Arc<Context>) {
     let mut refusals = Refusals::default();
     loop {
         match listener.accept().await {
+            Ok(accepted) if !context.memory.has_room_for_connections() => {
+                turn_away(accepted);
+                refusals.count(&context, "--max-memory");
+            }
             Ok(accepted) => match context.gate.admit(accepted.ip()) {
                 Ok(admission) => {
                     let peer = accepted.peer();

@@ -17,6 +17,10 @@ impl Credentials {
         !self.secrets.is_empty()
     }
 
+    pub(super) fn longest_secret(&self) -> usize {
+        self.secrets.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
     /// Takes the same time wherever the two differ, and whichever is the right one.
     pub(super) fn is_secret(&self, given: &[u8]) -> bool {
         self.secrets.iter().fold(Choice::from(0), |found, expected| found | is_same(given, expected)).into()

@@ -20,6 +20,10 @@ pub enum Event {
         why: &'static str,
         count: u64,
     },
+    /// Requests for locks that were refused.
+    OutOfMemory {
+        count: u64,
+    },
     AcceptFailed {
         error: String,
     },
@@ -104,6 +108,7 @@ impl Event {
             Event::Listening { .. } => "listening",
             Event::Open { .. } => "open",
             Event::ConnectionsRefused { .. } => "connections_refused",
+            Event::OutOfMemory { .. } => "out_of_memory",
             Event::AcceptFailed { .. } => "accept_failed",
             Event::TlsFailed { .. } => "tls_failed",
             Event::AuthFailed { .. } => "auth_failed",
@@ -143,6 +148,7 @@ impl Event {
             Event::Listening { .. } => "listening",
             Event::Open { .. } => "anyone who reaches this address may take and release locks: set --auth-token-file",
             Event::ConnectionsRefused { .. } => "connections refused",
+            Event::OutOfMemory { .. } => "locks refused: three quarters of --max-memory are in use",
             Event::AcceptFailed { .. } => "cannot accept connections, trying on",
             Event::TlsFailed { .. } => "TLS handshake failed",
             Event::AuthFailed { .. } => "wrong auth token",
@@ -172,6 +178,7 @@ impl Event {
             }
             Event::Listening { address } | Event::Open { address } => vec![("address", address.clone())],
             Event::ConnectionsRefused { why, count } => vec![("why", (*why).to_owned()), ("count", count.to_string())],
+            Event::OutOfMemory { count } => vec![("count", count.to_string())],
             Event::AcceptFailed { error } => vec![("error", error.clone())],
             Event::TlsFailed { peer, error, count } => {
                 vec![("peer", peer.clone()), ("error", error.clone()), ("count", count.to_string())]

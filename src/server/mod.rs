@@ -10,6 +10,7 @@ mod event;
 mod guesses;
 pub mod journal;
 mod log_limit;
+mod memory;
 mod session;
 mod shared;
 pub mod stamp;
@@ -28,6 +29,7 @@ pub use event::{Event, Field, Level};
 use guesses::Guesses;
 use journal::Journal;
 use log_limit::LogLimit;
+use memory::Memory;
 use shared::Shared;
 use succession::Succession;
 use table::{Limits, Table};
@@ -57,6 +59,8 @@ pub struct Options {
     /// 0 for any number.
     pub max_connections: usize,
     pub max_connections_per_ip: usize,
+    /// Bytes; `None` for any number.
+    pub max_memory: Option<usize>,
     pub read_timeout: Duration,
     pub write_timeout: Duration,
     /// Zero: wait for the holders for ever.
@@ -84,6 +88,8 @@ struct Context {
     report: Report,
     credentials: CredentialsInForce,
     guesses: Guesses,
+    memory: Memory,
+    out_of_memory: LogLimit,
     wrong_secrets: LogLimit,
     failed_handshakes: LogLimit,
     auto_release: bool,
@@ -125,6 +131,8 @@ impl Server {
             report,
             credentials: CredentialsInForce::new(options.credentials),
             guesses: Guesses::default(),
+            memory: Memory::new(options.max_memory),
+            out_of_memory: LogLimit::default(),
             wrong_secrets: LogLimit::default(),
             failed_handshakes: LogLimit::default(),
             auto_release: options.limits.auto_release,

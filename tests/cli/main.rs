@@ -39,6 +39,7 @@ mod serve_flags;
 mod serve_frozen;
 mod serve_handover;
 mod serve_idle;
+mod serve_memory;
 mod serve_sockets;
 mod serve_stop;
 mod serve_tls;

@@ -78,7 +78,7 @@ fn each_address_has_its_own_share() {
 fn without_descriptors_it_sheds_load_and_does_not_spin() {
     raise_descriptor_limit();
     // Two listeners, because each keeps a descriptor in reserve.
-    let server = with_descriptors(64, &["--host", "127.0.0.1", "--host", "127.0.0.1"]);
+    let server = with_descriptors(64, &["--host", "127.0.0.1", "--host", "127.0.0.1", "--max-connections-per-ip", "0"]);
     let begin = now();
     let mut inside = Vec::new();
     let mut away = 0;
@@ -133,7 +133,7 @@ fn ten_thousand_at_once_are_served() {
     if count < 10_000 {
         eprintln!("LESS THAN ASKED: only {count} connections, because of the hard limit on descriptors");
     }
-    let server = Server::start(&["--gc-max-idle", "1"]);
+    let server = Server::start(&["--gc-max-idle", "1", "--max-connections-per-ip", "0"]);
     let before = server.memory_kib();
     let mut crowd: Vec<TcpStream> = (0..count).map(|_| tcp(&server.address)).collect();
     let ask = |crowd: &mut Vec<TcpStream>, request: &dyn Fn(usize) -> String| {

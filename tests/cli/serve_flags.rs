@@ -32,6 +32,7 @@ fn values_that_make_no_sense_are_refused() {
         ("--gc-max-idle", &["-1", "1 m"]),
         ("--default-lease-ttl", &["0", "1.5", "-3", "9223372037"]),
         ("--max-lease", &["0", "1.5", "-3", "forever"]),
+        ("--max-memory", &["-1", "much", "1.5G", "99999999999G"]),
         ("--idle-exit", &["0", "-1", "later"]),
         ("--auto-release-on-disconnect", &["maybe", "2"]),
         ("--log-format", &["xml"]),
@@ -74,7 +75,10 @@ fn variables_work() {
             .then_some(())
     });
 
-    let server = with_variables(&[("DFLOCKD_READ_TIMEOUT_S", "1"), ("DFLOCKD_MAX_CONNECTIONS", "2")], &[]);
+    let server = with_variables(
+        &[("DFLOCKD_READ_TIMEOUT_S", "1"), ("DFLOCKD_MAX_CONNECTIONS", "2"), ("DFLOCKD_MAX_MEMORY", "1G")],
+        &[],
+    );
     let begin = now();
     let mut silent = Lines::new(tcp(&server.address));
     assert_eq!(silent.rest(), b"error\n");

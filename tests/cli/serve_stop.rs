@@ -96,7 +96,8 @@ fn while_something_is_held_its_door_stays_open_and_its_port_taken() {
 fn a_newcomer_to_a_server_that_stops_must_know_the_secret() {
     let home = tempfile::tempdir().unwrap();
     let secret = private_file(home.path(), "secret", "s3cret");
-    let server = Server::start(&["--auth-token-file", &secret, "--max-connections", "2"]);
+    let server =
+        Server::start(&["--auth-token-file", &secret, "--max-connections", "2", "--max-connections-per-ip", "0"]);
     let mut holder = server.connect();
     assert_eq!(holder.ask("auth", "_", "s3cret"), "ok");
     holder.take("job", "0 600");

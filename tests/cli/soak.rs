@@ -175,7 +175,7 @@ fn two_hundred_clients_never_overlap() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let (seconds, seed) = (number("DFLOCK_SOAK_S").unwrap_or(20), number("DFLOCK_SEED").unwrap_or(1));
     may_take(Duration::from_secs(120 + seconds));
-    let server = Server::start(&["--gc-max-idle", "1"]);
+    let server = Server::start(&["--gc-max-idle", "1", "--max-connections-per-ip", "0"]);
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
     let (before, opened) = (server.memory_kib(), descriptors());
     let checker = Checker::new();

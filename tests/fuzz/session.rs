@@ -177,6 +177,7 @@ fn options(kind: u8, path: &std::path::Path) -> Options {
         max_lease_s: 86_400,
         max_connections: 0,
         max_connections_per_ip: 0,
+        max_memory: None,
         read_timeout: Duration::from_secs(23),
         write_timeout: Duration::from_secs(5),
         shutdown_timeout: Duration::from_secs(30),

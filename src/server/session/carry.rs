@@ -21,8 +21,9 @@ use crate::server::table::Verdict;
 /// Bytes read at once.
 const READ_SIZE: usize = 16 * 1024;
 
-/// Bytes that a client may send ahead while its connection is blocked.
+/// Bytes that a client may send ahead while its connection is blocked, if not too many others do; and in any case.
 const MAX_AHEAD: usize = 16 * 1024;
+const AHEAD_FOR_EACH: usize = 512;
 
 /// A buffer larger than this is given back when it is empty.
 const KEEP: usize = 4 * 1024;
@@ -152,9 +153,20 @@ impl Session {
         self.used = 0;
         self.watched = false;
         let mut look = None;
+        let context = self.seat.context.clone();
+        let mut share = None;
         let letter = poll_fn(|cx| {
-            while self.input.len() < MAX_AHEAD {
-                match poll_read(&mut self.stream, cx, &mut self.input, READ_SIZE) {
+            let mut most = if share.is_some() { MAX_AHEAD } else { AHEAD_FOR_EACH };
+            loop {
+                if self.input.len() >= most && share.is_none() {
+                    share = context.memory.take_ahead(MAX_AHEAD);
+                    most = if share.is_some() { MAX_AHEAD } else { AHEAD_FOR_EACH };
+                }
+                if self.input.len() >= most {
+                    break;
+                }
+                let room = READ_SIZE.min(most - self.input.len());
+                match poll_read(&mut self.stream, cx, &mut self.input, room) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
                     Poll::Ready(Ok(_)) => {}
                     Poll::Pending => break,
@@ -163,7 +175,7 @@ impl Session {
             if let Poll::Ready(letter) = Pin::new(&mut mailbox).poll(cx) {
                 return Poll::Ready(Some(letter.unwrap_or((Verdict::Closed, None))));
             }
-            if self.input.len() >= MAX_AHEAD {
+            if self.input.len() >= most {
                 let mut timer = look.take().unwrap_or_else(|| Box::pin(sleep(LOOK_EVERY)));
                 while timer.as_mut().poll(cx).is_ready() {
                     if self.stream.is_read_closed() {

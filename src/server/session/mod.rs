@@ -30,6 +30,9 @@ use seat::Seat;
 /// How long a wrong secret is made to wait.
 const AUTH_DELAY: Duration = Duration::from_millis(100);
 
+/// Bytes of a request that has not come in whole, besides a secret.
+const UNFINISHED: usize = 1024;
+
 pub(super) enum Arrival {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -184,6 +187,9 @@ impl Session {
         }
         let input = std::mem::take(&mut self.input);
         let next = match next_frame(&input[self.used..]) {
+            Frame::Partial { lines: 2 } if self.is_no_secret(input.len() - self.used) => {
+                Some(Next::Part(Farewell::With(self.last_word())))
+            }
             Frame::Partial { lines } => {
                 if lines != self.progress_lines {
                     self.progress_lines = lines;
@@ -213,6 +219,11 @@ impl Session {
         next
     }
 
+    /// Whether an unfinished request of so many bytes cannot become the right secret: only that may be long.
+    fn is_no_secret(&self, length: usize) -> bool {
+        length > UNFINISHED && length > UNFINISHED + self.seat.context.credentials.get().longest_secret()
+    }
+
     fn last_word(&self) -> Refusal<'static> {
         if self.authenticated { Refusal::Unsaid } else { Refusal::Auth }
     }
@@ -228,6 +239,11 @@ impl Session {
         }
         let context = &*self.seat.context;
         let (shared, conn) = (&context.shared, self.seat.conn);
+        if matches!(request, Request::Acquire { .. } | Request::Enqueue { .. }) && !context.memory.has_room_for_claims()
+        {
+            context.out_of_memory.tell(&context.report, |count| Event::OutOfMemory { count });
+            return self.say(Answer::Refused(Refusal::MaxLocks));
+        }
         // The answer says what is given, and whoever asked for more believes it.
         let capped = |lease_s: u64| lease_s.min(context.max_lease_s);
         let lease = |lease_s: Option<u64>| capped(lease_s.unwrap_or(context.default_lease_s));
