@@ -84,7 +84,7 @@ pub struct Serve {
     #[arg(long, value_name = "SIZE", env = "DFLOCKD_MAX_MEMORY", value_parser = parse_size)]
     max_memory: Option<u64>,
 
-    /// How many may wait for one key; 0 for any number
+    /// How many may wait for one key, and as many whose client is away; 0 for any number
     #[arg(long, value_name = "N", default_value_t = 0, env = "DFLOCKD_MAX_WAITERS")]
     max_waiters: u32,
 

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::house::clean::House;
-use crate::house::{Server, now, wait_for};
+use crate::house::{Client, Server, now, wait_for};
 use crate::lines::{Lines, tcp, unix};
 use crate::start::{private_file, raise_descriptor_limit, refused, refused_with};
 
@@ -122,6 +122,40 @@ fn a_lease_longer_than_the_longest_is_cut_and_told() {
         // What is asked for and is less stays what it is.
         assert!(client.ask("l", "short", "0 5").ends_with(" 5"));
     }
+}
+
+/// Each of five who come and go leaves a place, kept for five minutes.
+#[test]
+fn places_of_nobody_keep_out_nobody_who_is_there() {
+    let server = Server::start(&["--max-waiters", "5"]);
+    let mut holder = server.connect();
+    let token = holder.take("job", "0 600");
+    let waiters = |holder: &mut Client| holder.stats()["locks"][0]["waiters"].as_u64().unwrap();
+    let ticket = |server: &Server| {
+        let mut client = server.connect();
+        assert!(client.ask("info", "_", "resume 300").starts_with("ok "));
+        let answer = client.ask("e", "job", "");
+        let ticket = answer.strip_prefix("queued ").unwrap_or_else(|| panic!("{answer}")).to_owned();
+        (client, ticket)
+    };
+    let mut tickets = Vec::new();
+    for _ in 0..8 {
+        let (client, proof) = ticket(&server);
+        tickets.push(proof);
+        drop(client);
+        wait_for("its end to be noticed", || (holder.stats()["connections"] == 1).then_some(()));
+    }
+    assert_eq!(waiters(&mut holder), 5, "so many are kept");
+    let mut there: Vec<_> = (0..5).map(|_| ticket(&server)).collect();
+    assert_eq!(waiters(&mut holder), 10);
+    assert_eq!(server.connect().ask("e", "job", ""), "error_max_waiters");
+    // Whoever comes back has the place it had, in front of those who came later.
+    let mut back = server.connect();
+    assert!(back.ask("resume", "job", &tickets[0]).starts_with("queued "));
+    assert_eq!(server.connect().ask("resume", "job", &tickets[7]), "error", "there was no room for it");
+    assert_eq!(holder.ask("r", "job", &token), "ok");
+    assert!(back.ask("w", "job", "10").starts_with("ok "));
+    assert_eq!(there[0].0.ask("w", "job", "0"), "timeout");
 }
 
 /// Whoever asks for more goes by what it got.

@@ -123,6 +123,12 @@ impl Model {
         self.on(key, kind).filter(|(_, claim)| !claim.is_granted()).count()
     }
 
+    /// Places whose client may come back, but for this one.
+    fn away(&self, key: usize, kind: Kind, but: Option<usize>) -> usize {
+        let is_away = |claim: &Claim| !claim.is_granted() && claim.has_ticket && claim.conn.is_none();
+        self.on(key, kind).filter(|(id, claim)| Some(*id) != but && is_away(claim)).count()
+    }
+
     fn keys_in_use(&self) -> usize {
         let mut names: Vec<_> =
             self.claims.iter().flatten().map(|claim| (claim.key, is_semaphore(claim.kind))).collect();
@@ -160,7 +166,8 @@ impl Model {
             self.claims.push(Some(claim));
             return Said::Granted(id);
         }
-        if self.max_waiters > 0 && self.waiting(key, kind) >= self.max_waiters {
+        let present = self.waiting(key, kind) - self.away(key, kind, None);
+        if self.max_waiters > 0 && present >= self.max_waiters {
             return Said::MaxWaiters;
         }
         claim.was_queued = true;
@@ -345,13 +352,15 @@ impl Model {
                 self.settle(key, kind, now);
                 continue;
             }
+            let (key, kind) = (self.claim(id).key, self.claim(id).kind);
+            let has_room = self.max_waiters == 0 || self.away(key, kind, Some(id)) < self.max_waiters;
             let claim = self.claim(id);
-            let (key, kind, resume) = (claim.key, claim.kind, claim.agreed);
+            let resume = claim.agreed;
             let unknown = claim.state == State::Unclaimed && claim.was_queued && !claim.has_ticket;
             let keeps = if claim.is_granted() {
                 !unknown && (!auto_release || !resume.is_zero())
             } else {
-                claim.has_ticket && !resume.is_zero()
+                claim.has_ticket && !resume.is_zero() && has_room
             };
             if keeps {
                 let lets_go = !claim.is_granted() || auto_release;

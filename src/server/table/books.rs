@@ -148,7 +148,8 @@ impl Table {
             }
             return Asked::Granted(self.grant(turn, claim, stage));
         }
-        if self.limits.waiters > 0 && entry.waiting >= self.limits.waiters as u64 {
+        // A place of nobody does not keep out somebody who is there.
+        if self.limits.waiters > 0 && entry.waiting - entry.away >= self.limits.waiters as u64 {
             return Asked::No(No::MaxWaiters);
         }
         Asked::Busy(key)
@@ -189,6 +190,7 @@ impl Table {
             kind,
             holders: 0,
             waiting: 0,
+            away: 0,
             newest: 0,
             born,
             idle_since: now,
@@ -369,6 +371,7 @@ impl Table {
     fn unqueue(&mut self, claim: u32) {
         let Claim { key, order, .. } = self.claims[claim as usize];
         self.queue.remove(&(key, order, claim));
+        self.keys[key as usize].away -= u64::from(self.claims[claim as usize].is_away());
         self.keys[key as usize].waiting -= 1;
         self.load.waiting -= 1;
     }
@@ -436,6 +439,7 @@ impl Table {
         let entry = &mut self.keys[key as usize];
         entry.holders -= 1;
         entry.waiting += 1;
+        entry.away += 1;
         let (name, kind) = (entry.name.clone(), entry.kind);
         turn.record(|| Change::Ended { fence: stamp.number, why: End::Disconnected });
         turn.record(|| Change::Queued { key: name, kind, ticket, lease_s, resume });
@@ -477,7 +481,9 @@ impl Table {
         let keeps = if granted {
             !unknown && (!self.limits.auto_release || !absence.is_zero())
         } else {
-            !absence.is_zero() && has_ticket
+            let away = self.keys[key as usize].away;
+            let has_room = self.limits.waiters == 0 || away < self.limits.waiters as u64;
+            !absence.is_zero() && has_ticket && has_room
         };
         if !keeps {
             return if granted { self.end(turn, claim, End::Disconnected) } else { self.leave(turn, claim) };
@@ -491,6 +497,7 @@ impl Table {
         });
         if !granted {
             self.queue.remove(&(key, order, claim));
+            self.keys[key as usize].away += 1;
         }
         let number = if granted { stamp.number } else { order };
         turn.record(|| Change::LeftBehind { number, away_until });
@@ -534,6 +541,8 @@ impl Table {
                 self.displaced.remember(claim, before);
                 self.claims[claim as usize].agree(self.conns[before.index()].resume);
                 self.claims[claim as usize].conn = ConnId::NOBODY;
+            } else if !self.claims[claim as usize].is_granted() {
+                self.keys[key as usize].away -= 1;
             }
             self.give(claim, conn);
         }

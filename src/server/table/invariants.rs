@@ -32,14 +32,16 @@ impl Table {
     /// A key counts its claims, has no more holders than may be, and is in the list of unused ones, longest
     /// unused first, while it has no claim. Whoever is there and could have it does not wait.
     fn check_keys(&self) -> Result<(), Broken> {
-        let mut counts: HashMap<u32, (u64, u64)> = HashMap::new();
+        let mut counts: HashMap<u32, (u64, u64, u64)> = HashMap::new();
         for (_, claim) in &self.claims {
-            let (holders, waiting) = counts.entry(claim.key).or_default();
+            let (holders, waiting, away) = counts.entry(claim.key).or_default();
+            *away += u64::from(!claim.is_granted() && claim.is_away());
             *(if claim.is_granted() { holders } else { waiting }) += 1;
         }
         for (slot, key) in &self.keys {
-            let (holders, waiting) = counts.remove(&super::index(slot)).unwrap_or_default();
+            let (holders, waiting, away) = counts.remove(&super::index(slot)).unwrap_or_default();
             agree("holders and waiters of a key", (key.holders, key.waiting), (holders, waiting))?;
+            agree("waiters of a key who are away", key.away, away)?;
             if holders > key.kind.limit() {
                 return Err(format!("{holders} hold what {} may", key.kind.limit()));
             }

@@ -58,7 +58,7 @@ const EXPIRED_PLACES: usize = 65_536;
 pub struct Limits {
     /// Keys, of locks and semaphores together.
     pub keys: usize,
-    /// Waiters of one key; 0 for any number.
+    /// Waiters of one key, and as many whose client is away; 0 for any number.
     pub waiters: usize,
     /// How long a key that nobody uses is remembered.
     pub idle: Duration,
@@ -107,6 +107,8 @@ struct Key {
     kind: Kind,
     holders: u64,
     waiting: u64,
+    /// Of those who wait, the ones whose client is away.
+    away: u64,
     /// The claim granted last: of a lock, its holder while there is one.
     newest: u32,
     /// Orders keys by when they were made; tells a key from an earlier one in the same slot.

@@ -98,6 +98,7 @@ impl Table {
         self.claims[claim as usize].agree(away_until.since(now));
         self.remember_ticket(claim);
         self.keys[key as usize].waiting += 1;
+        self.keys[key as usize].away += 1;
         self.load.waiting += 1;
         if self.claims[claim as usize].ticket().is_some() {
             self.queue.insert((key, ticket.number, claim));
