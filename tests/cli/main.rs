@@ -23,6 +23,7 @@ mod client_settings;
 mod client_shards;
 mod client_tls;
 mod crowds;
+mod etcd_pages;
 mod fails_closed;
 mod help;
 mod holders;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -9,7 +10,8 @@ use super::cluster::Cluster;
 use super::hold::failed;
 use super::layout::{About, Layout, Queue, end_of};
 use super::lease::Missed;
-use super::messages::{KeyValue, LeaseTimeToLiveRequest, RangeRequest};
+use super::messages::{KeyValue, LeaseTimeToLiveRequest, RangeRequest, RangeResponse};
+use super::trouble::Trouble;
 use crate::backend::{Claim, LockRow, SemaphoreRow, Stats, Status};
 use crate::client::cluster::Patience;
 use crate::clock;
@@ -18,6 +20,10 @@ use crate::lock::{Key, Space};
 
 /// Keys in one answer.
 const PAGE: i64 = 500;
+
+/// What is kept at the most, in bytes, and how long asking for it may take: a server may always say that there is more.
+const MOST_BYTES: usize = 128 * 1024 * 1024;
+const ALL_WITHIN: Duration = Duration::from_secs(60);
 
 /// Leases that are asked for at the same time.
 const AT_ONCE: usize = 32;
@@ -97,17 +103,47 @@ async fn all(cluster: &Cluster, start: &[u8]) -> Result<Vec<KeyValue>, Missed> {
     let mut keys: Vec<KeyValue> = Vec::new();
     let mut range =
         RangeRequest { key: start.to_vec(), range_end: end_of(start), limit: PAGE, ..RangeRequest::default() };
+    let until = clock::now() + ALL_WITHIN;
+    let mut bytes = 0;
     loop {
         let answered = cluster.ask(&range, patience(cluster)).await?;
-        let more = answered.answer.more;
+        let next = next_page(&range, &answered.answer);
+        bytes += answered.answer.kvs.iter().map(size_of_row).sum::<usize>();
         keys.extend(answered.answer.kvs);
-        let Some(last) = keys.last().filter(|_| more) else { return Ok(keys) };
-        // Right behind the last one.
-        range.key = [last.key.as_slice(), b"\0"].concat();
+        let member = || cluster.members[0].clone();
+        match next {
+            Ok(None) => return Ok(keys),
+            Ok(Some(key)) => range.key = key,
+            Err(why) => return Err((Trouble::Strange(why), member())),
+        }
+        if bytes > MOST_BYTES {
+            let mib = MOST_BYTES / 1024 / 1024;
+            return Err((
+                Trouble::Refused(format!("more than {mib} MiB of keys; --key-prefix asks for fewer")),
+                member(),
+            ));
+        }
+        if clock::now() >= until {
+            return Err((Trouble::Silent, member()));
+        }
         if range.revision == 0 {
             range.revision = answered.revision;
         }
     }
+}
+
+/// Where the next page begins, if there is one.
+fn next_page(range: &RangeRequest, page: &RangeResponse) -> Result<Option<Vec<u8>>, String> {
+    let is_asked_for = |key: &KeyValue| key.key >= range.key && key.key < range.range_end;
+    if !page.kvs.iter().all(is_asked_for) || !page.kvs.is_sorted_by_key(|key| &key.key) {
+        return Err("it tells of keys that it was not asked for, or in another order".to_owned());
+    }
+    // Right behind the last one.
+    Ok(page.kvs.last().filter(|_| page.more).map(|last| [last.key.as_slice(), b"\0"].concat()))
+}
+
+fn size_of_row(key: &KeyValue) -> usize {
+    key.key.len() + key.value.len() + 128
 }
 
 /// How long each of these leases lasts, in seconds, as far as etcd says so.
