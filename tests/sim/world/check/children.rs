@@ -57,7 +57,7 @@ impl World {
             // One that was stopped meanwhile acts as soon as it goes on.
             let told = belief.told_at.map_or(u64::MAX, |at| (at + grace).max(thawed_at));
             let bound = belief.until.min(told).saturating_add(SLACK);
-            let (stopped, until) = (self.is_frozen(belief.process), belief.until + SLACK);
+            let (stopped, until) = (self.is_frozen(belief.process), belief.until.saturating_add(SLACK));
             drop(check);
             if self.is_frozen(process) || self.is_waking(process) {
                 self.after(WAKING, move |world| world.look_at_bound(fence));
