@@ -245,6 +245,23 @@ fn wait_until_stopped(pid: u32) {
     });
 }
 
+/// `w` says again what `e` has said already: to be gone then is no reason to take it back.
+#[test]
+fn a_grant_that_was_told_once_is_kept() {
+    let kept = Kept::start(&[]);
+    for _ in 0..10 {
+        let mut owner = resumable(&kept);
+        let said = owner.ask("e", "job", "60");
+        let token = said.split(' ').nth(1).expect("a token").to_owned();
+        owner.send(b"w\njob\n10\n");
+        drop(owner);
+        assert_eq!(kept.connect().ask("l", "job", "0"), "timeout");
+        let mut back = resumable(&kept);
+        assert!(back.ask("resume", "job", &format!("{token} 60")).starts_with("ok"), "it was agreed");
+        assert_eq!(back.ask("r", "job", &token), "ok");
+    }
+}
+
 fn is_silent(client: &Client) -> bool {
     client.stream().set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
     let heard = client.stream().peek(&mut [0]);

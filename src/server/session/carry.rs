@@ -41,7 +41,8 @@ impl Session {
             return Ok(());
         }
         if let Some(promise) = self.promise.take() {
-            if !promise.is_kept() {
+            // Nor does one hear of it who is gone by now.
+            if !promise.is_kept() || !self.unsent.is_empty() {
                 self.watched = false;
                 self.keep_promise(&promise).await?;
             }

@@ -264,8 +264,17 @@ impl Session {
                 let patience = Duration::from_secs(timeout_s);
                 let (reply, promise, mailbox) =
                     shared.with_mailbox(conn, |table, turn| table.wait(turn, conn, key, space, patience));
+                // What was had at once by enqueueing was told then, and is not to be taken back.
+                let is_told = match &reply {
+                    Reply::Granted { stamp, .. } => !shared.read(|table, _| table.has_ticket(stamp)),
+                    _ => false,
+                };
                 self.note_reply(&reply, promise);
-                self.say_reply(reply, mailbox, answer::granted)
+                let next = self.say_reply(reply, mailbox, answer::granted);
+                if is_told {
+                    self.unsent.pop();
+                }
+                next
             }
             Request::Release { key, space, token } => {
                 let (released, promise, handed_over) =

@@ -357,11 +357,20 @@ impl Table {
     pub fn take_back(&mut self, turn: &mut Turn<'_>, conn: ConnId, stamp: Stamp) {
         let Some(&claim) = self.stamps.get(&stamp.number) else { return };
         let entry = &self.claims[claim as usize];
+        // Whoever owns it on another connection was told of it there.
+        if entry.conn != conn {
+            return;
+        }
         if entry.ticket().is_none() {
             self.end(turn, claim, End::Disconnected);
-        } else if entry.conn == conn && entry.never_moved() {
+        } else if entry.never_moved() {
             self.put_back(turn, claim);
         }
+    }
+
+    /// Whether a ticket leads to this grant: it has been a place before, of a client that may come back.
+    pub fn has_ticket(&self, stamp: &Stamp) -> bool {
+        self.stamps.get(&stamp.number).is_some_and(|claim| self.claims[*claim as usize].ticket().is_some())
     }
 
     /// Sets a grant's lease to end so many seconds from now: as many as are named, else its own. Says how many.
