@@ -35,7 +35,8 @@ const STARTED: usize = 19;
 impl Process {
     /// `None` if there is no such process.
     pub fn of(pid: i32) -> Option<Process> {
-        parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        // A name is cut at so many bytes, in the middle of a letter too.
+        parse(pid, &String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
     }
 
     /// Of this program.
@@ -56,6 +57,10 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
 
 /// All processes that can be seen, one after the other: those that begin meanwhile may be missing.
 pub fn processes() -> io::Result<Vec<Process>> {
+    // One of another namespace has other numbers.
+    if fs::read_link("/proc/self")?.to_str() != Some(nix::unistd::getpid().to_string().as_str()) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let names = fs::read_dir("/proc")?.flatten().map(|entry| entry.file_name());
     let found: Vec<Process> = names.filter_map(|name| Process::of(name.to_str()?.parse().ok()?)).collect();
     // An empty one is another file system, or none.
@@ -94,7 +99,7 @@ pub fn program(pid: i32) -> Option<(u64, u64)> {
 
 /// Whether a debugger holds a process.
 pub fn is_traced(pid: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/status")).unwrap_or_default()).into_owned();
     let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
     tracer.is_some_and(|tracer| tracer.trim() != "0")
 }
@@ -140,6 +145,22 @@ mod tests {
         }
         assert_eq!(parse(9, "9 (sh"), None);
         assert_eq!(parse(9, ""), None);
+    }
+
+    /// As the system cuts it: after fifteen bytes, here in the middle of a letter.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_name_that_is_no_text_hides_nobody() {
+        let home = tempfile::tempdir().unwrap();
+        let program = home.path().join("Datensicherung\u{fc}.x");
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program).arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let found = Process::of(pid);
+        let all = processes().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.is_some_and(|found| all.contains(&found)), "{found:?}");
     }
 
     #[test]

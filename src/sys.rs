@@ -365,7 +365,8 @@ pub fn come_first() {
         if limit.rlim_cur == libc::RLIM_INFINITY {
             // Whoever it starts is as others are.
             let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-            let first = libc::sched_param { sched_priority: 1 };
+            // The command may have such a priority, too.
+            let first = libc::sched_param { sched_priority: libc::sched_get_priority_max(libc::SCHED_FIFO) };
             if libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const first) == 0 {
                 return;
             }

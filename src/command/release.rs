@@ -247,11 +247,12 @@ pub fn not_held(key: &Key) -> Failure {
     failure.hint("it was released or lost before, or taken by another user; dflock holders lists yours")
 }
 
-/// The lock of the `dflock exec` around us would be somebody else's while the command still runs under it.
-fn refuse_under_its_exec(key: &Key, proof: &Proof) -> Result<(), Failure> {
+/// The lock of a `dflock exec` around us would be somebody else's while the command still runs under it. Of a
+/// semaphore another slot may be meant, unless it is the very one.
+fn refuse_under_its_exec(key: &Key, space: Space, proof: &Proof) -> Result<(), Failure> {
     let of_the_job = variable("DFLOCK_TOKEN");
     let is_its = |token: &Token| of_the_job.as_ref().is_some_and(|its| its.as_bytes() == token.as_str().as_bytes());
-    if !is_held_around_us(key) || !proof.token().is_some_and(is_its) {
+    if !is_held_around_us(key) || space == Space::Semaphores && !proof.token().is_some_and(is_its) {
         return Ok(());
     }
     let mut failure = Failure::usage(format!("{key} is held by the dflock exec around this command"))
@@ -264,8 +265,8 @@ impl Release {
     pub fn run(self, limit: Option<u64>) -> Result<u8, Failure> {
         let key = self.which.key()?;
         let proof = self.which.token(&key)?;
-        refuse_under_its_exec(&key, &proof)?;
         let space = if limit.is_some() { Space::Semaphores } else { Space::Locks };
+        refuse_under_its_exec(&key, space, &proof)?;
         let server = super::block_on(async {
             let request = |token| Request::Release { token };
             // Of one that was enqueued the place in the queue is given up.

@@ -82,12 +82,13 @@ impl Renew {
     /// known; and the `dflock exec` around us, which would not hear of a shorter one, is not deceived.
     fn lease_to_send(&self, key: &Key, token: &Token) -> Result<Option<Duration>, Failure> {
         let known = lease_of_environment(key, token)?;
-        if let (Some(wish), Some(known)) = (self.lease, known)
-            && wish < known
+        // Of an outer one only the key is known.
+        if let Some(wish) = self.lease
+            && known.is_none_or(|known| wish < known)
             && is_held_around_us(key)
         {
-            let seconds = known.as_secs_f64();
-            let message = format!("the dflock exec around this command relies on its lease of {seconds}s for {key}");
+            let its = known.map_or("its lease".to_owned(), |known| format!("its lease of {}s", known.as_secs_f64()));
+            let message = format!("the dflock exec around this command relies on {its} for {key}");
             let mut failure = Failure::usage(message).hint("a shorter one would end the lock while the command runs");
             failure.key = Some(key.to_string());
             return Err(failure);

@@ -44,6 +44,9 @@ use take::{Taken, take_all};
 /// The shortest lease that leaves time to stop a command.
 pub const SHORTEST_LEASE: Duration = Duration::from_secs(2);
 
+/// Descriptors that are kept free until the command runs.
+const SPARE: usize = 6;
+
 pub struct Job {
     /// The key of the command line first, then those of --also; all are taken in one sorted order.
     pub asks: Vec<Ask>,
@@ -96,6 +99,9 @@ pub async fn run(
     containment: Containment,
     user: &dyn User,
 ) -> Result<Outcome, Failure> {
+    // What it takes to end a command must be there when it is needed.
+    let spare: Result<Vec<_>, _> = (0..SPARE).map(|_| std::fs::File::open("/dev/null")).collect();
+    let spare = spare.map_err(|why| Failure::internal("open enough files", &why))?;
     let mut signals = Signals::listen().map_err(|why| Failure::internal("listen for signals", &why))?;
     if !job.first_pause.is_zero() {
         tokio::select! {
@@ -138,6 +144,7 @@ pub async fn run(
             return Err(failure);
         }
     };
+    drop(spare);
     let say: Say<'_> = &|text| user.say(text);
     let status = run.watch(&mut signals, say).await;
     user.ended(clock::now().since(began));

@@ -120,7 +120,7 @@ impl Reach {
         if begin < self.look_at {
             return self.was_anyone_left;
         }
-        if self.kin.cgroup.as_deref().is_some_and(|cgroup| cgroup::is_populated(cgroup).unwrap_or(false)) {
+        if self.kin.cgroup.as_deref().is_some_and(|cgroup| cgroup::is_populated(cgroup).unwrap_or(true)) {
             self.was_anyone_left = true;
             return true;
         }
@@ -128,8 +128,10 @@ impl Reach {
             Ok(all) => {
                 let found = self.find(&all);
                 self.known = found.iter().map(|process| process.identity).collect();
-                !found.is_empty() || !self.is_namespace_gone()
+                !found.is_empty() || !self.is_namespace_gone() || self.has_hidden_member()
             }
+            // That we cannot look says nothing of anybody.
+            Err(why) if is_for_want_of_room(&why) => true,
             // Without /proc only the group can be asked.
             Err(_) => {
                 self.kin.leader.is_some_and(|leader| killpg(Pid::from_raw(leader.pid), None) != Err(Errno::ESRCH))
@@ -138,6 +140,12 @@ impl Reach {
         let now = clock::now();
         self.look_at = now + now.since(begin) * SHARE;
         self.was_anyone_left
+    }
+
+    /// Somebody of the group whom `/proc` does not show to us, because they changed their user.
+    fn has_hidden_member(&self) -> bool {
+        let group = self.kin.leader.filter(|leader| is_its_group(*leader));
+        group.is_some_and(|leader| killpg(Pid::from_raw(leader.pid), None) == Err(Errno::EPERM))
     }
 
     fn find(&self, all: &[Process]) -> Vec<Process> {
@@ -210,11 +218,18 @@ fn is_apart(identity: Identity) -> bool {
     (is_guardian || SERVICES.iter().any(|service| line.starts_with(service))) && runs_dflock(identity.pid)
 }
 
+fn is_for_want_of_room(why: &std::io::Error) -> bool {
+    matches!(why.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
 /// Anybody may call itself as it likes; what it runs is no matter of its own. Of somebody else's process it cannot be
-/// seen, and that cannot be ended anyway.
+/// seen, but that cannot be ended anyway.
 fn runs_dflock(pid: i32) -> bool {
     let ours = procfs::program(nix::unistd::getpid().as_raw());
-    procfs::program(pid).is_none_or(|program| Some(program) == ours)
+    match procfs::program(pid) {
+        None => kill(Pid::from_raw(pid), None) == Err(Errno::EPERM),
+        program => program == ours,
+    }
 }
 
 /// To this process and no later one with its number.

@@ -26,6 +26,9 @@ use crate::lease::keeper::Keeper;
 use crate::lease::timer::BoottimeTimer;
 use crate::lock::Grant;
 
+/// So many ends are read before the clock is looked at again.
+const MOST_AT_ONCE: usize = 64;
+
 /// How long leftovers of a stopped group are looked for at a time.
 const SWEEP_EVERY: Duration = Duration::from_millis(5);
 
@@ -116,13 +119,15 @@ impl Run {
 
     /// The loop: one event at a time, until the policy says how we leave.
     pub(super) async fn watch(&mut self, signals: &mut Signals, say: Say<'_>) -> Status {
+        let mut is_all_reaped = true;
         loop {
             let sweep_at = if self.sweeping { clock::now() + SWEEP_EVERY } else { Moment::NEVER };
+            let next = if is_all_reaped { self.due.min(sweep_at).min(self.guard.replace_at()) } else { clock::now() };
             let keepers = &mut self.keepers;
             let mut events = Vec::new();
             tokio::select! {
                 biased;
-                () = self.timer.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
+                () = self.timer.wait_until(next) => events.push(Event::Due),
                 _ = signals.child.recv() => {}
                 signal = signals.sent.next() => self.was_sent(signal, &mut events),
                 typed = heard(self.listener.as_ref()) => events.push(Event::Typed(typed)),
@@ -137,7 +142,16 @@ impl Run {
             }
             // If it cannot be told, it is tried again with the next news.
             let _ = self.guard.held_until(soonest(&self.keepers).ends_at);
-            while let Some(happened) = self.group.reap_one() {
+            if clock::now() >= self.guard.replace_at() {
+                // Until there is one again.
+                let _ = self.guard.replace();
+            }
+            is_all_reaped = false;
+            for _ in 0..MOST_AT_ONCE {
+                let Some(happened) = self.group.reap_one() else {
+                    is_all_reaped = true;
+                    break;
+                };
                 let events = self.happened(happened, say).await;
                 if let Some(status) = self.feed(events, say) {
                     return status;

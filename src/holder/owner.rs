@@ -160,7 +160,8 @@ fn is_same_program(pid: i32, other: i32) -> bool {
 }
 
 fn read_stat(pid: i32) -> io::Result<Stat> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // A name is cut at so many bytes, in the middle of a letter too.
+    let text = String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat"))?).into_owned();
     parse_stat(&text).ok_or_else(|| io::Error::other("its state cannot be read"))
 }
 

@@ -148,6 +148,10 @@ fn a_command_cannot_give_its_lock_back_while_it_runs() {
     let said = house.dflock(&["exec", "k", "-c", inside]);
     assert_eq!(said.ok(), "125\n125\n0\n0", "{said:?}");
     assert!(said.err.contains("k is held by the dflock exec around this command"), "{said:?}");
+    // Nor one of those around it.
+    let inside = "T=$DFLOCK_TOKEN dflock exec b -c 'dflock release k $T; echo $?; dflock renew k $T -l 1s; echo $?
+        dflock renew k $T >/dev/null; echo $?'";
+    assert_eq!(house.dflock(&["exec", "k", "-c", inside]).ok(), "125\n125\n0");
     let inside = "dflock sem release k --limit 2; echo $?";
     assert_eq!(house.dflock(&["exec", "--limit", "2", "k", "-c", inside]).ok(), "125");
 }

@@ -95,6 +95,32 @@ fn a_stopped_guardian_holds_nobody_up_and_is_replaced() {
     assert!(!is_running("first", &house));
 }
 
+/// The second one before dflock would start another one: it is not forgotten.
+#[test]
+fn a_guardian_that_is_killed_twice_at_once_is_replaced_all_the_same() {
+    let house = House::new();
+    let first = start(&house, &["-l", "60"]);
+    let guardian = wait_for("the guardian", || guardian_of(first.pid));
+    signal(guardian, Signal::SIGKILL);
+    let second = wait_for("another guardian", || guardian_of(first.pid).filter(|other| *other != guardian));
+    signal(second, Signal::SIGKILL);
+    // Long before it has anything to tell it.
+    wait_for("a third one", || guardian_of(first.pid).filter(|other| ![guardian, second].contains(other)));
+    first.signal("KILL");
+    house.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
+    assert!(!is_running("first", &house));
+}
+
+/// They would not fit into what a guardian is told.
+#[test]
+fn too_many_children_are_told_before_anything_begins() {
+    let house = House::new();
+    let script = "for i in $(seq 3000); do sleep 20 & done 2>/dev/null; exec dflock exec k touch began";
+    let said = house.script("bash", script).code(125);
+    assert!(said.err.contains("cannot tell the guardian"), "{said:?}");
+    assert!(!house.path("began").exists() && !house.is_held("k"));
+}
+
 /// A name is looked up on a thread, which stays for a while.
 #[test]
 fn a_killed_guardian_is_replaced_where_the_server_has_a_name() {

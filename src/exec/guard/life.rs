@@ -1,5 +1,6 @@
 //! What a guardian does all its life.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -125,6 +126,8 @@ impl Life {
                 Ok(None) => break,
                 Ok(Some((Message::Farewell, _))) => return false,
                 Ok(Some((message, descriptors))) => self.hear(message, descriptors),
+                // Whatever that was, it is no death of dflock's, who starts another one of us if we go.
+                Err(why) if why.kind() == ErrorKind::InvalidData => return false,
                 Err(_) => self.duty.dflock_is_gone(),
             }
         }

@@ -74,6 +74,10 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Sends without waiting: a guardian that is stopped must not stop us.
 pub(super) fn send(socket: &OwnedFd, message: &Message, connection: Option<&OwnedFd>) -> io::Result<()> {
     let bytes = message.write()?;
+    if bytes.len() > MAX_MESSAGE {
+        // Half of it would say something else, or nothing.
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     let descriptors: Vec<RawFd> = connection.iter().map(|connection| connection.as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let control: &[ControlMessage<'_>] = if descriptors.is_empty() { &[] } else { &rights };
@@ -82,7 +86,8 @@ pub(super) fn send(socket: &OwnedFd, message: &Message, connection: Option<&Owne
     Ok(())
 }
 
-/// The next message that is there already; `None` if there is none. An error is the other side's end.
+/// The next message that is there already; `None` if there is none. An error is the other side's end, but for
+/// `InvalidData`, which says nothing of it.
 pub(super) fn receive(socket: &OwnedFd) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
     let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = nix::cmsg_space!([RawFd; 4]);
@@ -104,7 +109,8 @@ pub(super) fn receive(socket: &OwnedFd) -> io::Result<Option<(Message, Vec<Owned
     if length == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Some((Message::read(&bytes[..length])?, descriptors)))
+    let message = Message::read(&bytes[..length]).map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
+    Ok(Some((message, descriptors)))
 }
 
 /// The first thing that is sent to a guardian which is a program of its own.

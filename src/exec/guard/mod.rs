@@ -138,13 +138,33 @@ impl Guard {
         self.pid = NOBODY;
         let now = clock::now();
         // One that cannot live must not keep us busy with starting it.
-        if self.replaced_at.replace(now).is_some_and(|last| now.since(last) < SUCCESSOR_AFTER) {
+        if self.replaced_at.is_some_and(|last| now.since(last) < SUCCESSOR_AFTER) {
             return Err(io::Error::other("it ended again at once"));
         }
+        self.replaced_at = Some(now);
         let (ours, theirs) = message::pair()?;
         self.socket = ours;
         message::introduce(&self.socket, &self.successor.introduction)?;
         self.pid = (self.successor.start)(theirs)?;
+        let told = self.tell_all();
+        if told.is_err() {
+            // Who knows half of it watches over nobody.
+            let _ = kill(self.pid, Signal::SIGKILL);
+            self.pid = NOBODY;
+        }
+        told
+    }
+
+    /// When to try again, if there is none.
+    pub(super) fn replace_at(&self) -> Moment {
+        match self.replaced_at {
+            _ if self.pid != NOBODY => Moment::NEVER,
+            Some(last) => last + SUCCESSOR_AFTER,
+            None => Moment::from_nanos(0),
+        }
+    }
+
+    fn tell_all(&self) -> io::Result<()> {
         let Told { locks, kin, group, kill_at, held_until, ended, owner } = &self.told;
         let say = |message| message::send(&self.socket, &message, None);
         for (lock, line) in locks {
