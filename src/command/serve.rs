@@ -267,8 +267,14 @@ fn group_id(name: &str) -> Result<u32, Failure> {
     }
 }
 
+/// A server that is for no more connections than this leaves all of them to whoever comes.
+const FEW_CONNECTIONS: u32 = 64;
+
 /// One address cannot keep all others out. As many connections as there are descriptors, where no number is named.
 fn half_of_connections(all: u32) -> usize {
+    if (1..FEW_CONNECTIONS).contains(&all) {
+        return 0;
+    }
     let descriptors = || getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     let all = if all > 0 { u64::from(all) } else { descriptors() };
     usize::try_from(all.div_ceil(2)).unwrap_or(usize::MAX)
