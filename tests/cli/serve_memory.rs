@@ -109,8 +109,8 @@ fn what_waiters_send_ahead_is_bounded_in_total() {
 
 #[test]
 fn one_address_does_not_keep_all_others_out() {
-    let mut server = Server::start(&["--max-connections", "20"]);
-    let inside: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    let mut server = Server::start(&["--max-connections", "100"]);
+    let inside: Vec<_> = (0..50).map(|_| server.connect()).collect();
     assert_eq!(Lines::new(tcp(&server.address)).rest(), b"error_max_connections\n");
     assert_eq!(server.event("connections_refused")["why"], "--max-connections-per-ip");
     if let Some(mut other) = crate::lines::tcp_from([127, 0, 0, 2], &server.address) {
