@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+pub mod memory;
+
 /// How the cgroup of a command is called: this, and 16 hexadecimal digits.
 const PREFIX: &str = "dflock-";
 
@@ -182,15 +184,6 @@ fn directories_in(path: &Path) -> Vec<PathBuf> {
 }
 
 /// The directories of the one that we are in.
-/// The least that our own cgroup, and those above it, may take of memory, in bytes.
-pub fn memory_limit() -> Option<u64> {
-    let limits = ours().ok()?.into_iter().flat_map(|own| {
-        let above: Vec<PathBuf> = own.ancestors().map(Path::to_owned).collect();
-        above.into_iter().filter_map(|dir| fs::read_to_string(dir.join("memory.max")).ok()?.trim().parse().ok())
-    });
-    limits.min()
-}
-
 fn ours() -> io::Result<Vec<PathBuf>> {
     mounted(&own_path()?)
 }
@@ -203,7 +196,7 @@ fn own_path() -> io::Result<PathBuf> {
 /// Where a cgroup is found, by its path.
 fn mounted(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let directories = mounts.lines().filter_map(|line| directory_in(line, path));
+    let directories = mounts.lines().filter_map(|line| directory_in(line, path, "cgroup2", ""));
     // A mount may be hidden by a later one.
     Ok(directories.filter(|directory| directory.join("cgroup.procs").exists()).collect())
 }
@@ -216,12 +209,16 @@ fn path_in(text: &str) -> Option<PathBuf> {
     is_seen.then(|| path.to_owned())
 }
 
-/// The directory of a cgroup, if a line of `/proc/PID/mountinfo` tells of a mount that has it.
-fn directory_in(line: &str, path: &Path) -> Option<PathBuf> {
+/// The directory of a cgroup, if a line of `/proc/PID/mountinfo` tells of a mount that has it: one of this kind, with
+/// this among its options, if that is not empty.
+fn directory_in(line: &str, path: &Path, kind: &str, option: &str) -> Option<PathBuf> {
     const ROOT: usize = 3;
     const MOUNT_POINT: usize = 4;
-    let (mount, kind) = line.split_once(" - ")?;
-    if kind.split(' ').next() != Some("cgroup2") {
+    let (mount, file_system) = line.split_once(" - ")?;
+    let mut words = file_system.split(' ');
+    let is_it = words.next() == Some(kind)
+        && (option.is_empty() || words.nth(1).is_some_and(|options| options.split(',').any(|one| one == option)));
+    if !is_it {
         return None;
     }
     let fields: Vec<&str> = mount.split(' ').collect();
@@ -253,12 +250,12 @@ mod tests {
         let line = |root: &str, point: &str, kind: &str| {
             format!("41 31 0:38 {root} {point} rw,relatime shared:9 - {kind} cgroup2 rw,nsdelegate")
         };
-        let found = |root, point, kind| directory_in(&line(root, point, kind), Path::new("/a/b"));
+        let found = |root, point, kind| directory_in(&line(root, point, kind), Path::new("/a/b"), "cgroup2", "");
         assert_eq!(found("/", "/sys/fs/cgroup", "cgroup2").unwrap(), Path::new("/sys/fs/cgroup/a/b"));
         assert_eq!(found("/a", "/with\\040space", "cgroup2").unwrap(), Path::new("/with space/b"));
         assert_eq!(found("/other", "/sys/fs/cgroup", "cgroup2"), None);
         assert_eq!(found("/", "/sys/fs/cgroup/memory", "cgroup"), None);
-        assert_eq!(directory_in("nonsense", Path::new("/")), None);
+        assert_eq!(directory_in("nonsense", Path::new("/"), "cgroup2", ""), None);
     }
 
     #[test]

@@ -282,9 +282,9 @@ fn half_of_connections(all: u32) -> usize {
 
 /// Of this machine, or of the control group that we are in.
 fn half_of_memory() -> usize {
-    const LEAST: u64 = 64 * 1024 * 1024;
+    const LEAST: u64 = 16 * 1024 * 1024;
     const UNKNOWN: u64 = 2 * 1024 * 1024 * 1024;
-    let all = [sys::memory_size(), cgroup::memory_limit()].into_iter().flatten().min().unwrap_or(UNKNOWN);
+    let all = [sys::memory_size(), cgroup::memory::limit()].into_iter().flatten().min().unwrap_or(UNKNOWN);
     usize::try_from((all / 2).max(LEAST)).unwrap_or(usize::MAX)
 }
 

@@ -9,6 +9,7 @@ use crate::error::{Failure, Kind};
 use crate::net::tls;
 use crate::server::{Credentials, CredentialsInForce, Event, Report};
 use crate::settings::secret::Secret;
+use crate::sys;
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct CredentialFiles {
@@ -42,7 +43,11 @@ impl CredentialFiles {
             }
             _ => Vec::new(),
         };
-        Ok(Credentials { tls, secrets: secrets.into_iter().map(Secret::into_bytes).collect() })
+        let credentials = Credentials { tls, secrets: secrets.into_iter().map(Secret::into_bytes).collect() };
+        if credentials.holds_secrets() {
+            sys::hide_memory();
+        }
+        Ok(credentials)
     }
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::log_limit::LogLimit;
 use super::session::{self, Arrival};
 use super::{Context, Event};
-use crate::clock::{self, Moment};
 use crate::net::Listener;
 use crate::net::listen::Accepted;
 use crate::wire::{Answer, Refusal};
@@ -17,18 +17,16 @@ use crate::wire::{Answer, Refusal};
 /// How long to stand back when accepting fails for no reason that passes by itself.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// How often the log hears of connections that were turned away.
-const LOG_EVERY: Duration = Duration::from_secs(1);
-
 /// Runs until dropped.
 pub(super) async fn accept_from(listener: Listener, context: Arc<Context>) {
     let mut spare = open_spare();
-    let mut refusals = Refusals::default();
+    let (refusals, failures) = (LogLimit::default(), LogLimit::default());
+    let count_refusal = |why| refusals.tell(&context.report, move |count| Event::ConnectionsRefused { why, count });
     loop {
         match listener.accept().await {
             Ok(accepted) if !context.memory.has_room_for_connections() => {
                 turn_away(accepted);
-                refusals.count(&context, "--max-memory");
+                count_refusal("--max-memory");
             }
             Ok(accepted) => match context.gate.admit(accepted.ip()) {
                 Ok(admission) => {
@@ -41,7 +39,7 @@ pub(super) async fn accept_from(listener: Listener, context: Arc<Context>) {
                 }
                 Err(why) => {
                     turn_away(accepted);
-                    refusals.count(&context, why);
+                    count_refusal(why);
                 }
             },
             Err(error) if is_out_of_descriptors(&error) => {
@@ -51,14 +49,15 @@ pub(super) async fn accept_from(listener: Listener, context: Arc<Context>) {
                     turn_away(accepted);
                 }
                 spare = open_spare();
-                refusals.count(&context, "no descriptors left: raise the limit (ulimit -n)");
+                count_refusal("no descriptors left: raise the limit (ulimit -n)");
                 if spare.is_none() {
                     tokio::time::sleep(BACK_OFF).await;
                 }
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
-                (context.report)(Event::AcceptFailed { error: error.to_string() });
+                let error = error.to_string();
+                failures.tell(&context.report, move |count| Event::AcceptFailed { error, count });
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
@@ -86,27 +85,4 @@ fn is_of_the_peer(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
     )
-}
-
-/// Connections turned away since the log was last told.
-struct Refusals {
-    count: u64,
-    told: Moment,
-}
-
-impl Default for Refusals {
-    fn default() -> Refusals {
-        Refusals { count: 0, told: Moment::from_nanos(0) }
-    }
-}
-
-impl Refusals {
-    fn count(&mut self, context: &Context, why: &'static str) {
-        self.count += 1;
-        let now = clock::server_now();
-        if now.since(self.told) >= LOG_EVERY {
-            (context.report)(Event::ConnectionsRefused { why, count: self.count });
-            *self = Refusals { count: 0, told: now };
-        }
-    }
 }

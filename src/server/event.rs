@@ -24,10 +24,11 @@ pub enum Event {
     OutOfMemory {
         count: u64,
     },
+    /// Here and below, `count` is of all that were not told yet, and the rest is about the one that is told.
     AcceptFailed {
         error: String,
+        count: u64,
     },
-    /// Here and below, `count` is of all that were not told yet, and the rest is about the one that is told.
     TlsFailed {
         peer: String,
         error: String,
@@ -179,7 +180,7 @@ impl Event {
             Event::Listening { address } | Event::Open { address } => vec![("address", address.clone())],
             Event::ConnectionsRefused { why, count } => vec![("why", (*why).to_owned()), ("count", count.to_string())],
             Event::OutOfMemory { count } => vec![("count", count.to_string())],
-            Event::AcceptFailed { error } => vec![("error", error.clone())],
+            Event::AcceptFailed { error, count } => vec![("error", error.clone()), ("count", count.to_string())],
             Event::TlsFailed { peer, error, count } => {
                 vec![("peer", peer.clone()), ("error", error.clone()), ("count", count.to_string())]
             }

@@ -1,8 +1,10 @@
 //! The shared secret: where it comes from, who gets in, and what the others cost.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
+use crate::house::tools::{NOBODY, skipped};
 use crate::house::{Client, Server, now, wait_for};
 use crate::lines::{Lines, tcp, tcp_from};
 use crate::start::{logged, private_file, raise_descriptor_limit, refused, refused_with};
@@ -268,4 +270,30 @@ fn no_secret_reaches_the_log() {
     for secret in [SECRET, WRONG, &token] {
         assert!(!log.contains(secret), "{log}");
     }
+}
+
+/// A process whose memory is hidden belongs to root there, whoever runs it.
+#[test]
+fn only_a_server_with_a_secret_hides_its_memory() {
+    let as_another = |command: &mut std::process::Command| {
+        if nix::unistd::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY).current_dir("/");
+        }
+    };
+    let mut version = std::process::Command::new(env!("CARGO_BIN_EXE_dflock"));
+    version.arg("--version").stdout(std::process::Stdio::null());
+    as_another(&mut version);
+    if !version.status().is_ok_and(|status| status.success()) {
+        return skipped("another user may not run what is tested here");
+    }
+    let owner = |secret: &str| {
+        let server = Server::start_with(&[], |command| {
+            command.env("DFLOCKD_AUTH_TOKEN", secret);
+            as_another(command);
+        });
+        let memory = std::fs::metadata(format!("/proc/{}/mem", server.pid())).expect("it runs");
+        memory.uid()
+    };
+    assert_eq!(owner(SECRET), 0);
+    assert_ne!(owner(""), 0, "without a secret its memory is its user's");
 }
