@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use dflock::server::journal::frame::{FRAME, Frame, HEADER, Header};
 use tempfile::TempDir;
 
-use crate::house::{Server, wait_for};
+use crate::house::Server;
+use crate::house::running::Running;
 use crate::kept::{Kept, token_of};
 use crate::random::Random;
 
@@ -90,16 +91,8 @@ pub fn refused(dir: &std::path::Path) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dflock"));
     command.args(["serve", "--port", "0", "--state-dir"]).arg(dir).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("it starts");
-    let mut status = None;
-    wait_for("a refusal", || {
-        status = child.try_wait().expect("it can be waited for");
-        status
-    });
-    let said = child.wait_with_output().expect("its output");
-    let said = String::from_utf8(said.stderr).expect("text");
-    assert_eq!(status.and_then(|status| status.code()), Some(125), "{said}");
-    said
+    // One that serves after all is ended with the test.
+    Running::start(&mut command).finish().code(125).err
 }
 
 #[test]
