@@ -77,10 +77,12 @@ pub(crate) fn semaphore(house: &House) {
     let first = slot(house).ok().to_owned();
     slot(house).ok();
     slot(house).code(75);
-    let said = house.dflock(&["exec", "--limit", "3", "-n", "slots", "--", "true"]);
-    assert!(matches!(said.code, 75 | 76), "{said:?}");
-    let said = house.dflock(&["exec", "--limit", "3", "-w", "5", "slots", "--", "true"]).code(76);
-    assert!(said.err.contains("limit"), "{said:?}");
+    for limit in ["3", "1"] {
+        for wait in ["0", "5"] {
+            let said = house.dflock(&["exec", "--limit", limit, "-w", wait, "slots", "--", "true"]).code(76);
+            assert!(said.err.contains("limit"), "{said:?}");
+        }
+    }
     // Three wait; each goes when a slot is given back, in their order.
     let waiting: Vec<_> = (0..3)
         .map(|number| {
@@ -96,6 +98,24 @@ pub(crate) fn semaphore(house: &House) {
         running.finish().ok();
     }
     assert_eq!(house.read("slots"), "0\n1\n2\n");
+}
+
+/// Nor may others come beside one who thinks that he is alone.
+pub(crate) fn semaphore_of_one(house: &House) {
+    let token = house.dflock(&[&["sem", "acquire", "single", "--limit", "1"], &TAKE[..]].concat()).ok().to_owned();
+    for wait in ["0", "5"] {
+        let said = house.dflock(&["exec", "--limit", "2", "-w", wait, "single", "--", "true"]).code(76);
+        assert!(said.err.contains("limit"), "{said:?}");
+    }
+    let next = house.start(&["exec", "--limit", "1", "-w", "forever", "single", "true"]);
+    let waiters = || house.dflock(&["status", "single", "--json"]).json()["semaphore"]["waiters"].as_u64();
+    wait_for("a waiter for the slot", || (waiters() == Some(1)).then_some(()));
+    house.dflock(&["sem", "release", "single", &token, "--limit", "1"]).ok();
+    next.finish().ok();
+    // A lock of the same name is another thing.
+    house.dflock(&["acquire", "single"]).ok();
+    house.dflock(&["exec", "--limit", "2", "single", "true"]).ok();
+    house.dflock(&["release", "single"]).ok();
 }
 
 pub(crate) fn renew(house: &House) {

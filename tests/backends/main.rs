@@ -57,6 +57,7 @@ checks! {
     timeout
     first_come_first_served
     semaphore
+    semaphore_of_one
     renew
     lost_lock
     release_by_token_from_elsewhere

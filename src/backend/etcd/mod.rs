@@ -216,7 +216,7 @@ impl Site {
         let until = if at_once { clock::now() + access.connect_timeout } else { wait_until };
         let patience = self.cluster.patience(until);
         // Of many that come only to see that it is taken, none writes anything.
-        if at_once && is_full(&self.cluster, &self.queue, self.kind.limit(), patience).await? {
+        if at_once && is_full(&self.cluster, &self.queue, self.kind, patience).await? {
             return Err(Stop::Busy);
         }
         let mut place = self.join(lease, patience).await?;
@@ -227,7 +227,7 @@ impl Site {
     }
 
     async fn join(&self, lease: Option<Duration>, patience: Patience) -> Result<queue::Place, Stop> {
-        queue::Place::join(&self.cluster, self.queue.clone(), self.kind.limit(), lease, patience).await
+        queue::Place::join(&self.cluster, self.queue.clone(), self.kind, lease, patience).await
     }
 
     async fn take_up(&self, place: queue::Place, wish: Option<Duration>) -> Result<Hold, Stop> {

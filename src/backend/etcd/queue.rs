@@ -12,8 +12,8 @@
 //!
 //! A watch begins right after the revision that the queue was looked at, so nothing is missed; when the way
 //! to the server breaks, or that revision is no more, the queue is looked at again. In the queue a lease is
-//! kept alive by a `Pulse`. The eldest in the queue for a semaphore decides on its limit: whoever comes with
-//! another one leaves at once.
+//! kept alive by a `Pulse`. The eldest in the queue for a semaphore, be its limit 1, decides on the limit: whoever
+//! comes with another one leaves at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,7 @@ use super::watch::Watch;
 use crate::client::cluster::Patience;
 use crate::client::retry::Backoff;
 use crate::clock::{self, Moment};
+use crate::lock::Kind;
 
 /// A lease that is older than this, or than a tenth of it, is proved before it is believed.
 const FRESH: Duration = Duration::from_millis(500);
@@ -71,7 +72,7 @@ pub(super) struct Place {
     ticket: Ticket,
     granted: Granted,
     queue: Queue,
-    limit: u64,
+    kind: Kind,
     turn: Turn,
     /// The revision at which the queue was looked at.
     pub(super) revision: i64,
@@ -93,26 +94,29 @@ pub(super) struct TakenUp {
 }
 
 /// Whether as many hold or wait for it already as may hold it.
-pub(super) async fn is_full(cluster: &Cluster, queue: &Queue, limit: u64, patience: Patience) -> Result<bool, Missed> {
-    let range = RangeRequest { count_only: true, ..all_of(queue) };
-    let count = cluster.ask(&range, patience).await?.answer.count;
-    Ok(count.max(0).cast_unsigned() >= limit)
+pub(super) async fn is_full(cluster: &Cluster, queue: &Queue, kind: Kind, patience: Patience) -> Result<bool, Stop> {
+    let range = RangeRequest { limit: 1, sort_order: ASCEND, sort_target: BY_CREATE, ..all_of(queue) };
+    let RangeResponse { kvs, count, .. } = cluster.ask(&range, patience).await?.answer;
+    match other_limit(kind, &kvs) {
+        Some(other) => Err(Stop::OtherLimit(other)),
+        None => Ok(count.max(0).cast_unsigned() >= kind.limit()),
+    }
 }
 
 impl Place {
     pub(super) async fn join(
         cluster: &Arc<Cluster>,
         queue: Queue,
-        limit: u64,
+        kind: Kind,
         wish: Option<Duration>,
         patience: Patience,
     ) -> Result<Place, Stop> {
         let ticket = Ticket::new(cluster);
         let lease = ticket.id;
         let key = queue.key(lease);
-        let put = PutRequest { key: key.clone(), value: about(limit, false).write(), lease };
+        let put = PutRequest { key: key.clone(), value: about(kind.limit(), false).write(), lease };
         let mut success = vec![RequestOp::put(put)];
-        success.extend(looks(&queue, limit, None));
+        success.extend(looks(&queue, kind, None));
         let own_key = RangeRequest { key: key.clone(), ..RangeRequest::default() };
         let joining =
             TxnRequest { compare: vec![Compare::created(&key, 0)], success, failure: vec![RequestOp::range(own_key)] };
@@ -131,7 +135,7 @@ impl Place {
             joined => joined?,
         };
         let own = Own { key, created: revision, lease };
-        let found = |answer: &TxnResponse| {
+        let created_before = |answer: &TxnResponse| {
             let first = answer.responses.first();
             first.and_then(|said| said.range.as_ref()?.kvs.first()).map(|own| own.create_revision)
         };
@@ -140,7 +144,7 @@ impl Place {
             ticket,
             granted,
             queue,
-            limit,
+            kind,
             turn: Turn::Gone,
             revision,
             ahead: None,
@@ -153,10 +157,10 @@ impl Place {
             answer
         } else {
             // An earlier request of ours was carried out, and its answer was lost.
-            place.own.created = found(&answer).ok_or(Stop::Gone)?;
+            place.own.created = created_before(&answer).ok_or(Stop::Gone)?;
             place.look(patience).await?
         };
-        if let Some(other) = other_limit(limit, &looked) {
+        if let Some(other) = found(&looked).1.and_then(|first| other_limit(kind, first)) {
             // If that fails it is left to whoever tidies up.
             place.ticket.give_up(clock::now() + LEAVE_WITHIN).await;
             return Err(Stop::OtherLimit(other));
@@ -174,12 +178,12 @@ impl Place {
 
     /// How many of those who wait come before, and one.
     pub(super) fn position(&self) -> Option<u64> {
-        self.ahead.map(|ahead| ahead.saturating_sub(self.limit) + 1)
+        self.ahead.map(|ahead| ahead.saturating_sub(self.kind.limit()) + 1)
     }
 
     /// Looks at the queue.
     async fn look(&mut self, patience: Patience) -> Result<TxnResponse, Missed> {
-        let success = looks(&self.queue, self.limit, Some(self.own.created)).collect();
+        let success = looks(&self.queue, self.kind, Some(self.own.created)).collect();
         let looking = TxnRequest { success, ..TxnRequest::default() };
         let Answered { answer, revision, term, .. } = self.cluster().ask(&looking, patience).await?;
         self.read(&answer, revision);
@@ -196,7 +200,7 @@ impl Place {
     /// Takes in what a look found; says how many are before us if nobody is behind.
     fn read(&mut self, answer: &TxnResponse, revision: i64) -> u64 {
         let (last, first) = found(answer);
-        self.turn = last.map_or(Turn::Gone, |last| turn_of(&self.own.key, self.limit, &last.kvs, first));
+        self.turn = last.map_or(Turn::Gone, |last| turn_of(&self.own.key, self.kind.limit(), &last.kvs, first));
         self.revision = revision;
         last.map_or(0, |last| last.count.saturating_sub(1).max(0).cast_unsigned())
     }
@@ -283,12 +287,12 @@ impl Place {
             return Ok(TakenUp { ticket, own: self.own, asked, time, revision: self.revision });
         }
         if let Some(Kept { asked, time, .. }) = self.kept
-            && self.limit == 1
+            && self.kind.limit() == 1
             && clock::now().since(asked) < FRESH.min(lease / 10)
         {
             return Ok(TakenUp { ticket, own: self.own, asked, time, revision: self.revision });
         }
-        let mark = (self.has_waited && self.limit > 1).then(|| about(self.limit, true).write());
+        let mark = (self.has_waited && self.kind.limit() > 1).then(|| about(self.kind.limit(), true).write());
         let until = clock::now() + ticket.cluster.access.connect_timeout;
         match prove(&ticket.cluster, &self.own, mark, until).await {
             Proved::Ours { asked, time, revision } => Ok(TakenUp { ticket, own: self.own, asked, time, revision }),
@@ -317,7 +321,7 @@ fn all_of(queue: &Queue) -> RangeRequest {
 
 /// What is asked to know whose turn it is, of those up to `created` or of all: the last two, and for a
 /// semaphore the first ones, up to one more than may hold it.
-fn looks(queue: &Queue, limit: u64, created: Option<i64>) -> impl Iterator<Item = RequestOp> {
+fn looks(queue: &Queue, kind: Kind, created: Option<i64>) -> impl Iterator<Item = RequestOp> {
     let range = |order, limit| {
         RequestOp::range(RangeRequest {
             limit,
@@ -327,8 +331,8 @@ fn looks(queue: &Queue, limit: u64, created: Option<i64>) -> impl Iterator<Item 
             ..all_of(queue)
         })
     };
-    let holders = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-    let first = (limit > 1).then(|| range(ASCEND, holders));
+    let holders = i64::try_from(kind.limit()).unwrap_or(i64::MAX).saturating_add(1);
+    let first = matches!(kind, Kind::Semaphore { .. }).then(|| range(ASCEND, holders));
     [range(DESCEND, 2)].into_iter().chain(first)
 }
 
@@ -340,8 +344,9 @@ fn found(answer: &TxnResponse) -> (Option<&RangeResponse>, Option<&[KeyValue]>) 
 }
 
 /// The limit of a semaphore is that of the eldest in its queue that says one; `None` if it is ours.
-fn other_limit(limit: u64, answer: &TxnResponse) -> Option<u64> {
-    let eldest = found(answer).1?.iter().find_map(|one| About::read(&one.value).limit);
+fn other_limit(kind: Kind, first: &[KeyValue]) -> Option<u64> {
+    let Kind::Semaphore { limit } = kind else { return None };
+    let eldest = first.iter().find_map(|one| About::read(&one.value).limit);
     eldest.filter(|eldest| *eldest != limit)
 }
 
@@ -355,7 +360,8 @@ fn turn_of(own: &[u8], limit: u64, last: &[KeyValue], first: Option<&[KeyValue]>
         keys: keys.iter().map(|one| one.key.clone()).collect(),
         heed_marks,
     };
-    let Some(first) = first else { return behind(std::slice::from_ref(before), false) };
+    // One slot is handed on as a lock is.
+    let Some(first) = first.filter(|_| limit > 1) else { return behind(std::slice::from_ref(before), false) };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     match first.iter().position(|one| one.key == own) {
         Some(at) if at < limit => Turn::Ours,
@@ -366,7 +372,6 @@ fn turn_of(own: &[u8], limit: u64, last: &[KeyValue], first: Option<&[KeyValue]>
 
 #[cfg(test)]
 mod tests {
-    use super::super::messages::ResponseOp;
     use super::*;
 
     fn entries(names: &[&str], limit: u64) -> Vec<KeyValue> {
@@ -415,19 +420,16 @@ mod tests {
 
     #[test]
     fn the_eldest_decides_on_the_limit_and_foreign_values_do_not() {
-        let queue = |first: Vec<KeyValue>| {
-            let range = |kvs| ResponseOp {
-                range: Some(RangeResponse { kvs, ..RangeResponse::default() }),
-                ..ResponseOp::default()
-            };
-            TxnResponse { responses: vec![range(Vec::new()), range(first)], ..TxnResponse::default() }
-        };
-        let (mine, other) = (entries(&["b"], 3), entries(&["a"], 2));
-        assert_eq!(other_limit(3, &queue([other.clone(), mine.clone()].concat())), Some(2));
-        assert_eq!(other_limit(3, &queue([mine.clone(), other].concat())), None);
+        let limited = |limit| Kind::Semaphore { limit };
+        let (mine, other, single) = (entries(&["b"], 3), entries(&["a"], 2), entries(&["c"], 1));
+        assert_eq!(other_limit(limited(3), &[other.clone(), mine.clone()].concat()), Some(2));
+        assert_eq!(other_limit(limited(1), &[other.clone(), single.clone()].concat()), Some(2));
+        assert_eq!(other_limit(limited(2), &[single, other.clone()].concat()), Some(1));
+        assert_eq!(other_limit(limited(3), &[mine.clone(), other.clone()].concat()), None);
         let mut foreign = entries(&["a"], 2);
         foreign[0].value = Vec::new();
-        assert_eq!(other_limit(3, &queue([foreign, mine].concat())), None);
-        assert_eq!(other_limit(1, &TxnResponse::default()), None);
+        assert_eq!(other_limit(limited(3), &[foreign, mine].concat()), None);
+        assert_eq!(other_limit(Kind::Lock, &other), None);
+        assert_eq!(other_limit(limited(1), &[]), None);
     }
 }
