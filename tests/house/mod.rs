@@ -106,8 +106,12 @@ impl Server {
 
     /// `prepare` may change the command's environment and limits.
     pub fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Server {
+        Server::start_by(Command::new(env!("CARGO_BIN_EXE_dflock")), args, prepare)
+    }
+
+    /// The same by a command that ends with the path of dflock.
+    pub fn start_by(mut command: Command, args: &[&str], prepare: impl FnOnce(&mut Command)) -> Server {
         let home = Home::new();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dflock"));
         command.args(["serve", "--port", "0", "--log-format", "json"]).args(args);
         command.env_clear().env("HOME", home.path()).current_dir(home.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

@@ -11,6 +11,7 @@ mod random;
 mod crash;
 mod damage;
 mod disk;
+mod downtime;
 mod kept;
 mod refuse;
 mod replaced;

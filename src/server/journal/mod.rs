@@ -167,7 +167,7 @@ impl Journal {
 
 fn clocks() -> Clocks {
     let times = Times { server: clock::server_now(), wall: clock::wall_nanos() };
-    Clocks { boot: this_boot(), times, since_boot: Duration::from_nanos(clock::now().as_nanos()) }
+    Clocks { boot: this_boot(), times }
 }
 
 fn this_boot() -> Boot {

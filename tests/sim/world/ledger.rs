@@ -161,7 +161,8 @@ impl World {
         live.into_iter().for_each(|fence| self.lease_ended(fence, Why::Forgotten));
     }
 
-    /// Its clock begins anew: a lease may end later than it would have, as not all of the time can be proved.
+    /// Its clock begins anew, or the one that must confirm it was set back: a lease may end later than it would have,
+    /// as not all of the time can be proved.
     pub fn clock_is_lost(&self) {
         self.check.borrow_mut().grants.values_mut().for_each(|grant| grant.longest = u64::MAX);
     }

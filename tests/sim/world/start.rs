@@ -117,8 +117,7 @@ fn serve(env: &Env, table: Table, line: Line) {
 fn clocks(world: &World) -> Clocks {
     let server = world.server.borrow();
     let times = Times { server: server.clock(world.now()), wall: server.wall + world.now() };
-    let since_boot = Duration::from_nanos(world.now() - server.booted_at);
-    Clocks { boot: server.boot, times, since_boot }
+    Clocks { boot: server.boot, times }
 }
 
 /// What is kept, told by its own records.

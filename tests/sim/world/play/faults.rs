@@ -41,6 +41,10 @@ impl World {
             What::SetWall { by_ms } => {
                 let mut server = self.server.borrow_mut();
                 server.wall = server.wall.saturating_add_signed(by_ms * MS as i64);
+                drop(server);
+                if by_ms < 0 {
+                    self.clock_is_lost();
+                }
             }
         }
     }
