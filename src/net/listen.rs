@@ -170,7 +170,7 @@ fn open_unix(path: &Path, access: SocketAccess) -> io::Result<(UnixListener, u64
     let about = std::fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_owned(), device: about.dev(), inode: about.ino() };
     if let Some(group) = access.group {
-        std::os::unix::fs::lchown(path, None, Some(group))?;
+        std::os::unix::fs::lchown(path, None, Some(group)).map_err(|why| cannot_give(group, &why))?;
     }
     if let Some(mode) = access.mode {
         std::fs::set_permissions(path, Permissions::from_mode(mode))?;
@@ -179,6 +179,11 @@ fn open_unix(path: &Path, access: SocketAccess) -> io::Result<(UnixListener, u64
     // From here on it is the listener's.
     std::mem::forget(file);
     Ok((listener, about.dev(), about.ino()))
+}
+
+fn cannot_give(group: u32, why: &io::Error) -> io::Error {
+    let text = format!("it cannot be given to the group {group}, of which the server must be a member: {why}");
+    io::Error::new(why.kind(), text)
 }
 
 /// The right to clear a socket's place and bind there: a locked file of our own beside it, gone when this is.

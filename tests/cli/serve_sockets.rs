@@ -3,12 +3,14 @@
 use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::house::tools::NOBODY;
 use crate::house::{Server, wait_for};
 use crate::lines::unix;
-use crate::start::{private_file, refused};
+use crate::start::{private_file, refused, refused_with};
 
 fn host_of(path: &Path) -> String {
     format!("unix:{}", path.display())
@@ -183,6 +185,14 @@ fn a_socket_is_for_whom_it_was_made() {
     if nix::unistd::geteuid().is_root() {
         let group = nix::unistd::Group::from_name("daemon").unwrap().expect("a group that is everywhere");
         assert_eq!(seen(&["--socket-group", "daemon", "--socket-mode", "620"]), (0o620, group.gid.as_raw()));
+        // A server that is no member of it cannot do so, and tells why.
+        let open = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(open.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        let host = host_of(&open.path().join("socket"));
+        let said = refused_with(&["--host", &host, "--socket-group", "daemon"], |command| {
+            command.uid(NOBODY).gid(NOBODY).current_dir("/");
+        });
+        assert!(said.contains("of which the server must be a member"), "{said}");
     }
     for mode in ["rw", "8", "1777", "-1", ""] {
         assert!(refused(&["--host", &host, &format!("--socket-mode={mode}")]).contains("--socket-mode"), "{mode}");
