@@ -1,7 +1,9 @@
 //! Where a user's files are while the machine is up: those of holders, and of a server that was started by itself.
 //!
-//! They must be found by whoever is this user: at a login, in cron, in a unit. So the place does not depend on
-//! `XDG_RUNTIME_DIR`, which only a login sets, and is not removed when a login ends, as `/run/user/UID` is.
+//! They must be found by whoever is this user: at a login, in cron, in a unit, under `sudo -E`. So the place depends
+//! neither on `XDG_RUNTIME_DIR`, which only a login sets, nor on `HOME`, which says what a caller likes: servers whose
+//! states were in two places would not know of each other's locks. Nor is it removed when a login ends, as
+//! `/run/user/UID` is.
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, Metadata};
@@ -96,7 +98,7 @@ fn wanted() -> Vec<Place> {
     if mine.is_root() {
         places.push(Place { dir: PathBuf::from("/run/dflock"), below: None });
     }
-    if let Some(home) = home() {
+    for home in homes() {
         places.push(Place { dir: home.join(".local/state/dflock").join(boot()), below: Some(home) });
     }
     let login = PathBuf::from(format!("/run/user/{mine}"));
@@ -105,10 +107,11 @@ fn wanted() -> Vec<Place> {
     places
 }
 
-/// Under sudo, HOME may be another user's.
-fn home() -> Option<PathBuf> {
-    let of_account = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
-    variable("HOME").filter(|home| is_own_dir(home)).or_else(|| of_account().filter(|home| is_own_dir(home)))
+/// That of the account, which is the same for all who are this user. `HOME` is for those who have no account, or none
+/// with a home that can be used; under sudo it may be another user's.
+fn homes() -> impl Iterator<Item = PathBuf> {
+    let account = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
+    account.into_iter().chain(variable("HOME")).filter(|home| is_own_dir(home))
 }
 
 /// Names this boot of this machine: a home may be shared by many, and what ends with a boot must not outlive it.
