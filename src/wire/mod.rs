@@ -22,7 +22,7 @@
 //! | `info` | any | nothing, `_`, or `resume SECONDS` | `ok {json}` |
 //! | `stable-ref` | name | any | `ok` (clusters only), `error` |
 //! | `resume` `sresume` | key | `token [lease]` | `ok SECONDS`, `error` |
-//! | `resume` `sresume` | key | `ticket [lease]` | `queued TICKET`, `acquired TOKEN LEASE`, `error` |
+//! | `resume` `sresume` | key | `ticket [lease]` | `queued TICKET`, `acquired TOKEN LEASE`, `error_already_enqueued`, `error` |
 //!
 //! Not a request is what a browser sends: a first or second line with ` HTTP/` in it, or a second one that begins `Host:`
 //! behind a first with a space. The server ends such a connection.
@@ -66,6 +66,7 @@
 //! - `queued TICKET`: its place is as it was; it is waited for by `w`.
 //! - `acquired TOKEN LEASE`: it was granted meanwhile, the lease starts now, nothing is left to wait for.
 //! - `error`: the place is gone (it was away for too long, or this server never knew it); it joins again by `e`.
+//! - `error_already_enqueued`: nothing changed, for this connection has another place for the key.
 //!
 //! # A server that stops
 //!

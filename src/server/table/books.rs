@@ -526,7 +526,7 @@ impl Table {
         let Claim { conn: before, key, stage, .. } = self.claims[claim as usize];
         if before != conn {
             if stage != Stage::Held && self.has_place(conn, key) {
-                return Err(No::NotHeld);
+                return Err(No::AlreadyEnqueued);
             }
             if before != ConnId::NOBODY {
                 // Forgetting one of them could end its lock.

@@ -140,7 +140,7 @@ pub enum No {
     NotEnqueued,
     AlreadyEnqueued,
     LeaseExpired,
-    /// The proof is of nothing that is held or queued, or of what this connection cannot have as well.
+    /// The proof is of nothing that is held or queued.
     NotHeld,
     /// Nothing is given out for a while.
     Paused,

@@ -413,6 +413,11 @@ impl Table {
         self.run_out(turn);
         let by_token = self.granted(name, space, proof).filter(|claim| self.is_running(*claim, turn.now));
         let claim = by_token.or_else(|| self.ticketed(name, space, proof)).ok_or(No::NotHeld)?;
+        if by_token.is_some() {
+            // Whoever knows the token was told of the grant. So it is no place any more, beside which this connection
+            // could have no other.
+            self.take_up(turn, claim);
+        }
         self.adopt(turn, claim, conn, lease_s)?;
         // Coming back may be all that the queue was waiting for.
         self.settle(turn, self.claims[claim as usize].key);
