@@ -4,28 +4,42 @@ use super::guard::{Guard, HeldLock};
 use super::signals::Signals;
 use super::{Job, Say, User};
 use crate::clock;
+use crate::error::{Failure, Kind};
 use crate::lease::keeper::{Keeper, LeaseNews};
 use crate::lease::timer::BoottimeTimer;
 
-/// Gives everything back, and sends the guardian away. Bounded; a failure is told and changes nothing.
-pub(super) async fn give_back(keepers: Vec<Keeper>, guard: Option<Guard>, say: Say<'_>) {
+/// Gives everything back, and sends the guardian away. Bounded; a failure is told. Returns why a lock was gone in the
+/// middle of a lease that we believed in: then others may have had it beside us.
+pub(super) async fn give_back(keepers: Vec<Keeper>, guard: Option<Guard>, say: Say<'_>) -> Option<Failure> {
     let mut releasing = tokio::task::JoinSet::new();
     for keeper in keepers {
-        releasing.spawn(keeper.release());
+        let ends_at = match *keeper.news.borrow() {
+            LeaseNews::Held { ends_at, .. } | LeaseNews::InDanger { ends_at, .. } => Some(ends_at),
+            LeaseNews::Lost { .. } => None,
+        };
+        releasing.spawn(async move {
+            let released = keeper.release().await;
+            let was_believed = ends_at.is_some_and(|end| clock::now() < end);
+            (released, was_believed)
+        });
     }
     // The guardian ends while the server answers: by now there is nobody left to kill.
     tokio::task::yield_now().await;
     if let Some(guard) = &guard {
         guard.say_farewell();
     }
+    let mut gone = None;
     while let Some(released) = releasing.join_next().await {
-        if let Ok(Err(failure)) = released {
-            say(&format!("the lock may not have been given back: {}", failure.message));
+        match released {
+            Ok((Err(failure), true)) if failure.kind == Kind::Lost => gone = Some(failure),
+            Ok((Err(failure), _)) => say(&format!("the lock may not have been given back: {}", failure.message)),
+            Ok((Ok(()), _)) | Err(_) => {}
         }
     }
     if let Some(guard) = guard {
         guard.see_off();
     }
+    gone
 }
 
 /// Keeps the locks for as long as --min-hold says: by holders, so that we can leave, or by staying where no

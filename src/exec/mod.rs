@@ -162,9 +162,16 @@ pub async fn run(
     if status == Status::Lost {
         // Nothing is held; a server that still keeps the lock for us is told not to.
         after::give_back(keepers, Some(guard), &|_| ()).await;
-    } else {
-        let keepers = after::hold_on(keepers, &job, &mut guard, user, &mut signals).await;
-        after::give_back(keepers, Some(guard), say).await;
+        return Ok(Outcome::Ran(status));
     }
-    Ok(Outcome::Ran(status))
+    let keepers = after::hold_on(keepers, &job, &mut guard, user, &mut signals).await;
+    let Some(gone) = after::give_back(keepers, Some(guard), say).await else { return Ok(Outcome::Ran(status)) };
+    // What was kept for longer may have gone when the command had ended.
+    if !job.min_hold.is_zero() {
+        say(&format!("the lock was gone before its time: {}", gone.message));
+        return Ok(Outcome::Ran(status));
+    }
+    say(&format!("the lock was lost while the command ran: {}", gone.message));
+    let is_told_only = job.rules.warn_on_lost || status == Status::RuntimeOver;
+    Ok(Outcome::Ran(if is_told_only { status } else { Status::Lost }))
 }

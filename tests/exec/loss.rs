@@ -106,6 +106,29 @@ fn a_frozen_server_ends_the_command_in_time() {
     }
 }
 
+/// Nobody noticed before it was to be given back.
+#[test]
+fn a_lock_that_was_gone_when_the_command_ended_was_lost() {
+    let house = House::new();
+    let script = "echo $DFLOCK_TOKEN > token; read -r _ < go; exit 4";
+    let go = house.gate("go");
+    let run = |more: &[&str], code| {
+        let _ = std::fs::remove_file(house.path("token"));
+        let arguments = [&["exec", "-l", "600"], more, &["k", "-c", script]].concat();
+        let running = house.start(&arguments);
+        let token = house.wait_for_file("token");
+        assert_eq!(house.server().connect().ask("r", "k", token.trim()), "ok");
+        let mut other = house.server().connect();
+        other.take("k", "0 60");
+        go.open();
+        let said = running.finish().code(code);
+        assert!(said.err.contains("the lock was lost while the command ran"), "{said:?}");
+        assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    };
+    run(&[], 79);
+    run(&["--on-lost", "warn"], 4);
+}
+
 #[test]
 fn a_command_that_ends_while_the_server_is_frozen_has_done_its_job() {
     let house = House::new();
