@@ -1,5 +1,6 @@
 //! `dflock serve`: run a lock server.
 
+use std::io::{IsTerminal, stdin};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -316,16 +317,20 @@ fn reporter(log: log::Log) -> Report {
     })
 }
 
-/// SIGTERM and SIGINT, as they come.
+/// SIGTERM and SIGINT, as they come, and the end of the terminal that we were started at.
 fn stop_signals() -> Result<mpsc::Receiver<()>, Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot_listen_for_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot_listen_for_signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(cannot_listen_for_signals)?;
     let (sender, receiver) = mpsc::channel(2);
+    // One that has hung up is a terminal no more.
+    let was_at_terminal = stdin().is_terminal();
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                _ = hangup.recv() => if !was_at_terminal || stdin().is_terminal() { continue },
             }
             if sender.send(()).await.is_err() {
                 return;

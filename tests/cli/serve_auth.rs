@@ -182,6 +182,24 @@ fn a_hang_up_ends_no_server() {
 }
 
 #[test]
+fn the_end_of_its_terminal_is_its_end() {
+    let pty = nix::pty::openpty(None, None).expect("a terminal");
+    let keep_to_us = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+    nix::fcntl::fcntl(&pty.master, keep_to_us).expect("nobody else has it");
+    let mut server = Server::start_with(&[], |command| {
+        let mut session = std::process::Command::new("setsid");
+        session.arg("--ctty").arg(command.get_program()).args(command.get_args()).env_clear();
+        session.stdin(pty.slave).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        *command = session;
+    });
+    server.signal("HUP");
+    server.event("reloaded");
+    drop(pty.master);
+    server.event("drained");
+    wait_for("its end", || (!server.is_running()).then_some(()));
+}
+
+#[test]
 fn without_a_secret_auth_is_an_error_and_nothing_more() {
     let server = Server::start(&[]);
     let mut client = server.connect();
