@@ -82,6 +82,15 @@ pub fn children(pid: i32) -> io::Result<Vec<i32>> {
     Ok(children)
 }
 
+/// Whether no thread of a process runs: each is stopped, or has ended. One that is gone is at rest, too.
+pub fn is_at_rest(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let state = |text: String| text.rsplit_once(')').and_then(|(_, fields)| fields.trim_start().chars().next());
+    threads.map(|thread| fs::read(thread.path().join("stat")).unwrap_or_default()).all(|stat| {
+        state(String::from_utf8_lossy(&stat).into_owned()).is_none_or(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
+    })
+}
+
 /// What a process is called: its name, and its command line with NULs between the words.
 pub fn names(pid: i32) -> Option<(Vec<u8>, Vec<u8>)> {
     let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).ok();
@@ -104,9 +113,14 @@ pub fn is_traced(pid: i32) -> bool {
     tracer.is_some_and(|tracer| tracer.trim() != "0")
 }
 
+/// The environment that a process was started with, a NUL after each variable. `None` if it is not ours to see.
+pub fn environment(pid: i32) -> Option<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/environ")).ok()
+}
+
 /// A variable of the environment that a process was started with. `None` if it has none, or it is not ours to see.
 pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environment = environment(pid)?;
     let value = |entry: &[u8]| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
     environment.split(|byte| *byte == 0).find_map(value)
 }

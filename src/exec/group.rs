@@ -13,6 +13,7 @@ use super::kin::Kin;
 use super::not_found;
 use super::reach::Reach;
 use super::status::Ending;
+use crate::clock::Moment;
 use crate::error::{Failure, Kind};
 use crate::procfs::{self, Identity, Process};
 use crate::sys::{Announcement, Start};
@@ -120,6 +121,12 @@ impl Group {
     /// A signal to everybody, whether still of the group or not.
     pub(super) fn signal_all(&mut self, signal: Signal) {
         self.reach.signal(signal);
+    }
+
+    /// Where orphans may be somebody else's, it is remembered who their parents were. Returns when to do it again; the
+    /// guardian does it in any case.
+    pub(super) fn remember(&mut self, not_after: Moment) -> Moment {
+        if self.reach.has_strangers() { self.reach.remember(not_after, true) } else { Moment::NEVER }
     }
 
     /// Whether nobody is left whom the command started.

@@ -11,6 +11,7 @@ pub mod guard;
 mod key_listener;
 mod kin;
 pub mod leases;
+mod lineage;
 mod namespace;
 mod not_found;
 pub mod policy;

@@ -32,6 +32,9 @@ const MOST_AT_ONCE: usize = 64;
 /// How long leftovers of a stopped group are looked for at a time.
 const SWEEP_EVERY: Duration = Duration::from_millis(5);
 
+/// Time that it takes to look who descends from the command; if there is less, it is not done.
+const LOOK_WITHIN: Duration = Duration::from_millis(100);
+
 pub(super) struct Run {
     pub(super) keepers: Vec<Keeper>,
     pub(super) guard: Guard,
@@ -122,7 +125,10 @@ impl Run {
         let mut is_all_reaped = true;
         loop {
             let sweep_at = if self.sweeping { clock::now() + SWEEP_EVERY } else { Moment::NEVER };
-            let next = if is_all_reaped { self.due.min(sweep_at).min(self.guard.replace_at()) } else { clock::now() };
+            let next = self.due.min(sweep_at).min(self.guard.replace_at());
+            // To look around takes its time, which has to be there.
+            let remember_at = if next > clock::now() + LOOK_WITHIN { self.group.remember(next) } else { next };
+            let next = if is_all_reaped { next.min(remember_at) } else { clock::now() };
             let keepers = &mut self.keepers;
             let mut events = Vec::new();
             tokio::select! {
@@ -223,8 +229,12 @@ impl Run {
     }
 
     /// Whether a stop of the command is one of the terminal's, and so stops us too.
-    fn suspends(&self, signal: Signal) -> bool {
+    fn suspends(&mut self, signal: Signal) -> bool {
         let Some(terminal) = &self.terminal else { return false };
+        // Whoever is about to be killed is stopped before.
+        if self.guard.has_killed() {
+            return false;
+        }
         if matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU) && terminal.lend(self.group.leader()) {
             // It asked for the terminal, and `fg` had given that to us without a word.
             self.group.signal(Signal::SIGCONT);

@@ -10,6 +10,7 @@ mod answers;
 mod codes;
 mod contain;
 mod contain_cgroup;
+mod contain_chased;
 mod contain_pidns;
 mod guardian;
 mod kept;

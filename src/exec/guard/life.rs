@@ -23,6 +23,9 @@ use crate::sys;
 /// knowing.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// So long nothing else is heard of.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+
 struct Life {
     duty: Duty,
     reach: Option<Reach>,
@@ -79,8 +82,8 @@ pub(super) fn watch(socket: &OwnedFd) -> Vec<HeldLock> {
                     due = until.min(now + LOOK_EVERY);
                 }
                 // To look around takes its time, which has to be there.
-                let has_time = until > now + LOOK_EVERY && life.duty.is_awake();
-                let until = if has_command && has_time { until.min(life.remember()) } else { until };
+                let has_time = until > now + LOOK_EVERY;
+                let until = if has_command && has_time { until.min(life.remember(until)) } else { until };
                 wait((!life.duty.is_alone()).then_some(socket), until);
             }
             Step::End => {
@@ -184,9 +187,10 @@ impl Life {
         }
     }
 
-    /// Returns when to do it again.
-    fn remember(&mut self) -> Moment {
-        self.reach.as_mut().map_or(Moment::NEVER, Reach::remember)
+    /// Looks who descends from whom, before there is something else to do. Returns when to do it again.
+    fn remember(&mut self, until: Moment) -> Moment {
+        let not_after = until.min(clock::now() + LONGEST_LOOK);
+        self.reach.as_mut().map_or(Moment::NEVER, |reach| reach.remember(not_after, self.duty.is_awake()))
     }
 }
 

@@ -80,6 +80,7 @@ pub struct Guard {
     successor: Successor,
     /// When the last successor was started.
     replaced_at: Option<Moment>,
+    has_killed: bool,
     told: Told,
 }
 
@@ -106,7 +107,7 @@ impl Guard {
                 let (kill_at, held_until) = (Moment::NEVER, Moment::NEVER);
                 let told =
                     Told { locks: Vec::new(), kin: None, group: None, kill_at, held_until, ended: false, owner: None };
-                Ok(Guard { socket: ours, pid, successor, replaced_at: None, told })
+                Ok(Guard { socket: ours, pid, successor, replaced_at: None, has_killed: false, told })
             }
             Fork::Child => {
                 drop(ours);
@@ -247,8 +248,9 @@ impl Guard {
     }
 
     /// Whether it has ended the command before the moment that it was told, for want of time.
-    pub(super) fn has_killed(&self) -> bool {
-        matches!(message::receive(&self.socket), Ok(Some((Message::Killed, _))))
+    pub(super) fn has_killed(&mut self) -> bool {
+        self.has_killed |= matches!(message::receive(&self.socket), Ok(Some((Message::Killed, _))));
+        self.has_killed
     }
 
     /// Sends it away.

@@ -1,0 +1,114 @@
+//! Remembers who descends from a command, for the time when their parents are not there any more to tell.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::kin::Kin;
+use super::reach::is_apart;
+use crate::clock::{self, Moment};
+use crate::procfs::{self, Identity, Process};
+
+/// How often it is looked, and where processor time is short.
+const EVERY: Duration = Duration::from_millis(100);
+const EVERY_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// One part of so many of the time is spent on it. Who has many descendants would be looked at too seldom by that; but
+/// more than the larger part is never spent.
+const SHARE: u32 = 100;
+const LARGEST_SHARE: u32 = 20;
+const SELDOM: Duration = Duration::from_secs(5);
+
+pub(super) struct Lineage {
+    /// Seen to descend from the command, whatever has become of their parents since.
+    pub(super) known: HashSet<Identity>,
+    look_at: Moment,
+}
+
+impl Lineage {
+    pub(super) fn new() -> Lineage {
+        Lineage { known: HashSet::new(), look_at: Moment::from_nanos(0) }
+    }
+
+    /// Looks around, if it is time for that, but not beyond a moment. Returns when to do it next.
+    pub(super) fn look(&mut self, kin: &Kin, not_after: Moment, is_awake: bool) -> Moment {
+        let begin = clock::now();
+        if begin < self.look_at {
+            return self.look_at;
+        }
+        let mut next = self.roots(kin);
+        let numbers: HashMap<i32, Identity> = self.known.iter().map(|known| (known.pid, *known)).collect();
+        let process_one = kin.process_one.filter(is_there).map(|one| one.pid);
+        let mut seen = HashMap::new();
+        let mut visited = HashSet::new();
+        while let Some(pid) = next.pop() {
+            if clock::now() >= not_after {
+                // Half of it is seen; of the others nothing is forgotten.
+                seen.extend(numbers);
+                break;
+            }
+            if !visited.insert(pid) {
+                continue;
+            }
+            let Some(process) = Process::of(pid) else { continue };
+            let identity = process.identity;
+            let is_new = !self.known.contains(&identity);
+            // A number that we knew may be somebody else's by now, who is a child of none of ours.
+            let is_child = process.parent == kin.dflock.pid
+                || Some(process.parent) == process_one
+                || seen.contains_key(&process.parent);
+            let is_stranger = is_new && numbers.contains_key(&pid) && !is_child;
+            if process.is_dead || is_stranger || is_new && is_apart(identity) {
+                continue;
+            }
+            seen.insert(pid, identity);
+            next.extend(procfs::children(pid).unwrap_or_default());
+        }
+        self.known = seen.into_values().collect();
+        let now = clock::now();
+        let cost = now.since(begin);
+        let least = if is_awake { EVERY } else { EVERY_AT_LEAST };
+        self.look_at = now + (cost * SHARE).min(SELDOM).max(least).max(cost * LARGEST_SHARE);
+        self.look_at
+    }
+
+    /// Where to begin.
+    fn roots(&self, kin: &Kin) -> Vec<i32> {
+        let mut roots: Vec<i32> = self.known.iter().map(|known| known.pid).collect();
+        roots.extend(kin.leader.filter(|leader| leader.started == 0 || is_there(leader)).map(|leader| leader.pid));
+        roots.extend(adopted(kin));
+        let process_one = kin.process_one.filter(is_there);
+        roots.extend(process_one.into_iter().flat_map(|one| procfs::children(one.pid).unwrap_or_default()));
+        roots
+    }
+}
+
+/// The children of dflock, if it lives, that are not its own: the command, and orphans of the command's. Those that it
+/// had before may have left it orphans, too; but not such as have shed the environment that all of them have from
+/// whoever started dflock.
+pub(super) fn adopted(kin: &Kin) -> Vec<i32> {
+    if !is_there(&kin.dflock) {
+        return Vec::new();
+    }
+    let mut children = procfs::children(kin.dflock.pid).unwrap_or_default();
+    let others = kin.spared.iter().chain(&kin.process_one);
+    children.retain(|pid| !others.clone().any(|other| other.pid == *pid && is_there(other)));
+    if !kin.adopts {
+        children.retain(|pid| has_shed_environment(*pid));
+    }
+    children
+}
+
+/// Whether it has less than half of what this process has.
+fn has_shed_environment(pid: i32) -> bool {
+    let Some(theirs) = procfs::environment(pid) else { return false };
+    let theirs: HashSet<&[u8]> = theirs.split(|byte| *byte == 0).collect();
+    let ours: Vec<Vec<u8>> = std::env::vars_os()
+        .map(|(name, value)| [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat())
+        .collect();
+    let kept = ours.iter().filter(|variable| theirs.contains(variable.as_slice())).count();
+    kept * 2 < ours.len()
+}
+
+fn is_there(one: &Identity) -> bool {
+    Process::of(one.pid).is_some_and(|process| process.identity == *one)
+}
