@@ -160,3 +160,67 @@ fn it_is_a_setting() {
     assert_eq!(shown(&desk, &[]), ("9s".to_owned(), "environment DFLOCK_CONNECT_RETRY".to_owned()));
     desk.refuses(&["config", "--connect-retry", "soon"], 125, &["--connect-retry soon"]);
 }
+
+/// It comes so late that it is confirmed.
+const LATE: Duration = Duration::from_millis(700);
+
+/// As an original does, whose connections take their locks along.
+#[test]
+fn a_connection_that_breaks_while_a_late_grant_is_confirmed_is_no_failure() {
+    for answer in ["", "error\n"] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let server = Fake::start(move |mut peer| {
+            while let Some([command, ..]) = peer.command() {
+                match command.as_str() {
+                    "l" => {
+                        if count.fetch_add(1, Ordering::AcqRel) == 0 {
+                            pause(LATE);
+                        }
+                        peer.say("ok 00112233445566778899aabbccddeeff 33\n");
+                    }
+                    "n" if answer.is_empty() => return,
+                    "n" => peer.say(answer),
+                    "r" => peer.say("ok\n"),
+                    _ => peer.say("error\n"),
+                }
+            }
+        });
+        let desk = desk_at(&server.address);
+        let said = desk.run(&["exec", "-w", "20", "k", "true"]);
+        assert_eq!(
+            (said.code, asked.load(Ordering::Acquire)),
+            (Some(0), 2),
+            "{answer:?}: {said:?} {:?}",
+            server.heard()
+        );
+        // Where nobody waits, that is all.
+        asked.store(0, Ordering::Release);
+        let said = desk.run(&["exec", "-n", "k", "true"]);
+        assert_eq!((said.code, asked.load(Ordering::Acquire)), (Some(69), 1), "{answer:?}: {said:?}");
+    }
+}
+
+/// It is asked for by the token, not by a new place in the queue.
+#[test]
+fn a_lock_that_is_kept_for_its_token_is_taken_over() {
+    let server = Fake::start(move |mut peer| {
+        while let Some([command, _, argument]) = peer.request() {
+            match command.as_str() {
+                "info" => peer.say("ok {\"server\":\"dflock\",\"fencing\":true,\"idle_cut_s\":0,\"resume_s\":60}\n"),
+                "l" => peer.say("timeout\n"),
+                "e" => peer.say("queued 00000000000000aabbccddeeff001122\n"),
+                "w" => {
+                    pause(LATE);
+                    peer.say("ok 00112233445566778899aabbccddeeff 33\n");
+                }
+                "n" => return,
+                "resume" if argument.starts_with(TOKEN) => peer.say("ok 33\n"),
+                "r" => peer.say("ok\n"),
+                _ => peer.say("error\n"),
+            }
+        }
+    });
+    let said = desk_at(&server.address).run(&["exec", "-w", "20", "k", "true"]);
+    assert_eq!(said.code, Some(0), "{said:?} {:?}", server.heard());
+}

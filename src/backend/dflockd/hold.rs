@@ -20,7 +20,7 @@ use crate::wire::answer::Expect;
 /// connection after 23 s, and releases its locks. It is heard of three times as often.
 const UNKNOWN_LIMIT: Duration = Duration::from_secs(21);
 
-/// How long a server that went away right after a grant is waited for, at most, with --connect-retry: nobody
+/// How long a server that went away right after a grant is waited for, at most, whatever --connect-retry says: nobody
 /// can be told meanwhile.
 const AGREE_MOST: Duration = Duration::from_secs(10);
 
@@ -40,8 +40,16 @@ pub struct Hold {
     pub(super) resume: Duration,
 }
 
+/// Why a grant that was long in coming is not believed.
+pub(super) enum Unconfirmed {
+    /// It is not ours any more.
+    Gone,
+    Unknown(Trouble),
+}
+
 impl Hold {
-    /// A grant that came at once is believed; one that was long in coming is confirmed by a renewal first.
+    /// A grant that came at once is believed; one that was long in coming is confirmed by a renewal first. If the
+    /// connection breaks meanwhile, the server may keep the lock for its token; or it is gone.
     pub(super) async fn believed(
         site: Site,
         connection: Connection,
@@ -49,12 +57,11 @@ impl Hold {
         lease_s: u64,
         wish: Option<Duration>,
         asked: Moment,
-    ) -> Result<Hold, Failure> {
+    ) -> Result<Hold, Unconfirmed> {
         let granted = Duration::from_secs(lease_s);
         let lease = wish.map_or(granted, |wish| wish.min(granted));
         let fence = if connection.about.fencing { fence_of(&token) } else { None };
         let server = connection.address.to_string();
-        let address = connection.address.clone();
         let grant = Grant { token, fence, lease, asked, server };
         let mut hold = Hold { site, connection: Some(connection), is_in_step: true, grant, resume: Duration::ZERO };
         let took = clock::now().since(asked);
@@ -62,9 +69,14 @@ impl Hold {
             let until = clock::now() + hold.site.access.connect_timeout;
             match hold.renew(lease, until).await {
                 Renewal::Renewed(_) => {}
-                Renewal::Gone => return Err(hold.site.lost("confirm", &address)),
+                Renewal::Gone => return Err(Unconfirmed::Gone),
                 Renewal::Unknown(why) => {
-                    return Err(hold.site.trouble("confirm", Trouble::Broken(why), &address));
+                    let retry = hold.site.access.connect_retry.min(AGREE_MOST);
+                    match hold.restore(lease, clock::now() + retry).await {
+                        Renewal::Renewed(_) => {}
+                        Renewal::Gone => return Err(Unconfirmed::Gone),
+                        Renewal::Unknown(_) => return Err(Unconfirmed::Unknown(Trouble::Broken(why))),
+                    }
                 }
             }
         }

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::hold::Hold;
+use super::hold::{Hold, Unconfirmed};
 use super::site::Site;
 use super::whole_seconds;
 use crate::client::cluster::{Answered, Patience};
@@ -71,9 +71,9 @@ impl Wish {
         let mut backoff = Backoff::default();
         loop {
             let missed = match self.ask().await {
-                Ok(Ok(hold)) => return Ok(hold),
                 Ok(Err(connection)) => self.queue(connection).await,
-                Err(failure) => return Err(failure),
+                Ok(Ok(hold)) => Ok(hold),
+                Err(missed) => Err(missed),
             };
             let (trouble, address) = match missed {
                 Ok(hold) => return Ok(hold),
@@ -107,7 +107,7 @@ impl Wish {
 
     /// Takes the lock if it is free; otherwise there is at least a connection. Nothing is kept for us yet: if the
     /// answer is lost, the server lets go.
-    async fn ask(&self) -> Result<Result<Hold, Connection>, Failure> {
+    async fn ask(&self) -> Result<Result<Hold, Connection>, Missed> {
         let site = &self.site;
         let request = || Request::Acquire {
             key: site.key.as_bytes(),
@@ -121,16 +121,16 @@ impl Wish {
         let Answered { connection, asked, said } = match answered {
             Ok(answered) => answered,
             // The greeting was answered, so the server lives: the lock is to be had too late.
-            Err((Trouble::Silent, member)) if !self.at_once => return Err(site.busy(&member)),
-            Err((trouble, member)) => return Err(site.trouble("take", trouble, &member)),
+            Err((Trouble::Silent, member)) if !self.at_once => return Err(Missed::For(site.busy(&member))),
+            Err((trouble, member)) => return Err(Missed::For(site.trouble("take", trouble, &member))),
         };
         let server = connection.address.clone();
         match said {
             Said::Granted { token, lease_s } => self.believed(connection, token, lease_s, asked).await.map(Ok),
-            Said::Timeout if self.at_once => Err(site.busy(&server)),
+            Said::Timeout if self.at_once => Err(Missed::For(site.busy(&server))),
             Said::Timeout => Ok(Err(connection)),
-            Said::Refused(no) => Err(site.refused("take", &no, &server)),
-            said => Err(site.nonsense("take", &said, &server)),
+            Said::Refused(no) => Err(Missed::For(site.refused("take", &no, &server))),
+            said => Err(Missed::For(site.nonsense("take", &said, &server))),
         }
     }
 
@@ -166,9 +166,7 @@ impl Wish {
     async fn joined(&self, connection: Connection, asked: Moment, said: Said) -> Result<Result<Hold, InQueue>, Missed> {
         let server = connection.address.clone();
         match said {
-            Said::Acquired { token, lease_s } => {
-                self.believed(connection, token, lease_s, asked).await.map(Ok).map_err(Missed::For)
-            }
+            Said::Acquired { token, lease_s } => self.believed(connection, token, lease_s, asked).await.map(Ok),
             Said::Queued { ticket } => Ok(Err(InQueue { connection, ticket: ticket.map(|token| self.ticket(token)) })),
             Said::Refused(no) => Err(Missed::For(self.site.refused("queue for", &no, &server))),
             said => Err(Missed::For(self.site.nonsense("queue for", &said, &server))),
@@ -208,9 +206,11 @@ impl Wish {
         match said {
             Ok(Said::Granted { token, lease_s }) => {
                 // Until it is believed the ticket leads to it, for whoever has to give it back.
-                let hold = self.believed(connection, token, lease_s, asked).await.map_err(Missed::For)?;
-                close_any(ticket);
-                Ok(hold)
+                let believed = self.believed(connection, token, lease_s, asked).await;
+                if !matches!(believed, Err(Missed::For(_))) {
+                    close_any(ticket);
+                }
+                believed
             }
             Ok(Said::Timeout) => {
                 close_any(ticket);
@@ -257,9 +257,11 @@ impl Wish {
         match said {
             Said::Queued { .. } => Ok(Err(InQueue { connection, ticket: Some(ticket) })),
             Said::Acquired { token, lease_s } => {
-                let hold = self.believed(connection, token, lease_s, asked).await.map_err(Missed::For)?;
-                ticket.close();
-                Ok(Ok(hold))
+                let believed = self.believed(connection, token, lease_s, asked).await;
+                if !matches!(believed, Err(Missed::For(_))) {
+                    ticket.close();
+                }
+                believed.map(Ok)
             }
             // A server that forgot it, or another one: nobody keeps it.
             Said::Refused(No::Unsaid) => {
@@ -277,8 +279,17 @@ impl Wish {
         token: Token,
         lease_s: u64,
         asked: Moment,
-    ) -> Result<Hold, Failure> {
-        Hold::believed(self.site.clone(), connection, token, lease_s, self.lease, asked).await
+    ) -> Result<Hold, Missed> {
+        let server = connection.address.clone();
+        let believed = Hold::believed(self.site.clone(), connection, token, lease_s, self.lease, asked).await;
+        believed.map_err(|unconfirmed| match unconfirmed {
+            // We were stopped for as long as its lease, or the server went away. Nobody relied on it, so it is asked for anew.
+            Unconfirmed::Gone if clock::now() >= self.until && !self.at_once => Missed::For(self.site.busy(&server)),
+            Unconfirmed::Gone => {
+                Missed::Place(Trouble::Broken("the lock was gone before it was ours".to_owned()), server)
+            }
+            Unconfirmed::Unknown(trouble) => Missed::For(self.site.trouble("confirm", trouble, &server)),
+        })
     }
 
     /// No answer: because the time is over, because the connection is, or for good.
