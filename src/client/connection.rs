@@ -264,7 +264,9 @@ impl Connection {
         let expect = if greeting == Greeting::About { Expect::Document } else { Expect::Done };
         match (greeting, self.understand(line, expect)) {
             (Greeting::About, Ok(Said::Document(json))) => self.about = read_about(&json),
-            // The server asks for no secret, knows no `info`, is no cluster: all are fine.
+            // Servers that know nothing of each other would each grant the same lock.
+            (Greeting::StableRef, Ok(Said::Refused(No::Unsaid))) => return Err(Trouble::NoCluster),
+            // The server asks for no secret, or knows no `info`: both are fine.
             (_, Ok(Said::Done | Said::Refused(No::Unsaid | No::Other(_)))) => {}
             (Greeting::Auth, Err(Trouble::SecretNeeded)) => return Err(Trouble::WrongSecret),
             (_, Err(trouble)) => return Err(trouble),

@@ -65,6 +65,9 @@ pub enum Trouble {
     Draining,
     #[error("no member of the cluster leads it at the moment")]
     NoLeader,
+    /// One of several members, and yet alone.
+    #[error("it is no member of a cluster")]
+    NoCluster,
     #[error("{0}")]
     NotStarted(Box<Failure>),
     #[error("it belongs to another user there (number {user}), and nobody named it")]
@@ -86,6 +89,7 @@ impl Trouble {
             | Trouble::WrongSecret
             | Trouble::SecretNeeded
             | Trouble::SecretInTheOpen
+            | Trouble::NoCluster
             | Trouble::NotStarted(_)
             | Trouble::Stranger { .. } => false,
         }
@@ -103,7 +107,7 @@ impl Trouble {
                 Kind::Denied
             }
             Trouble::NotStarted(why) => why.kind,
-            Trouble::Nonsense(_) | Trouble::Full => Kind::Refused,
+            Trouble::Nonsense(_) | Trouble::Full | Trouble::NoCluster => Kind::Refused,
             Trouble::Broken(_) | Trouble::Mute | Trouble::Silent | Trouble::Draining | Trouble::NoLeader => {
                 Kind::Unreachable
             }
@@ -124,6 +128,9 @@ impl Trouble {
             Trouble::Full => "raise --max-connections of the server, or try again later",
             Trouble::Draining => "try again in a moment, or name another server with --servers",
             Trouble::NoLeader => "wait longer with -w, or look at the cluster's log",
+            Trouble::NoCluster => {
+                "each server would grant the lock; name one of them, or a:6388,b:6388 without dflockd:// for shards"
+            }
             Trouble::NotStarted(_) => "",
             Trouble::Stranger { .. } => "if it is to be trusted, name it with --servers or DFLOCK_SERVERS",
         }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::client_fakes::{Fake, Peer, TOKEN, closed_port};
 use crate::client_house::Desk;
-use crate::house::{now, wait_for};
+use crate::house::original::Original;
+use crate::house::{CEILING, Server, now, wait_for};
 
 /// A member that leads: grants everything.
 fn leader() -> Fake {
@@ -77,6 +78,28 @@ fn a_leader_that_nobody_configured_is_never_spoken_to() {
     let alone = Desk::at(&liar.address);
     alone.fails(&["acquire", "k", "-w", "1"], 76, &["does not lead", &liar.address]);
     assert_eq!(stranger.count(), 0, "it was led astray: {:?}", stranger.heard());
+}
+
+/// Each of them would grant the same lock.
+#[test]
+fn servers_that_are_no_cluster_are_not_taken_for_one() {
+    let (one, two) = (Server::start(&[]), Server::start(&[]));
+    let desk = Desk::at(&cluster(&[&one.address, &two.address]));
+    let first = one.address.as_str();
+    desk.fails(&["acquire", "k"], 76, &["k", first, "no member of a cluster"]);
+    desk.fails(&["status", "k"], 76, &[first, "no member of a cluster"]);
+    // Nor one of them, when the other one is away.
+    one.signal("STOP");
+    let said = desk.run(&["exec", "--connect-timeout", "500ms", "k", "true"]);
+    one.signal("CONT");
+    desk.expect(said.code == Some(76), || format!("{said:?}"));
+    let original = Original::start(CEILING);
+    let desk = Desk::at(&cluster(&[&original.address, &two.address]));
+    desk.refuses(&["exec", "k", "true"], 76, &["k", &original.address, "no member of a cluster"]);
+    // By itself each is a server as any other.
+    for alone in [&one.address, &original.address] {
+        assert_eq!(Desk::at(&cluster(&[alone])).run(&["exec", "k", "true"]).code, Some(0));
+    }
 }
 
 #[test]

@@ -40,7 +40,10 @@ impl Fleet {
     /// An example with the names of this fleet in it.
     pub fn here(&self, text: &str) -> String {
         let [second, third] = [&self.others[0].address, &self.others[1].address];
+        // The servers of this fleet are no cluster; of one member that cannot be told.
+        let one_member = format!("dflockd://{}", self.house.servers);
         text.replace("/tmp/", "./")
+            .replace("dflockd://lock1.example.com:6388,lock2.example.com:6388", &one_member)
             .replace("lock1.example.com:6388", &self.house.servers)
             .replace("lock2.example.com:6388", second)
             .replace("lock3.example.com:6388", third)
