@@ -217,7 +217,7 @@ impl Serve {
         // An empty variable is one that is not set.
         let dir = self.state_dir.filter(|dir| !dir.as_os_str().is_empty());
         Ok(Options {
-            state: dir.map(|dir| journal::Options { dir, fsync }),
+            state: dir.map(|dir| journal::Options { dir, fsync, is_remade: self.detach }),
             hosts: self.host,
             port: self.port,
             socket,

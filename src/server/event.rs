@@ -61,6 +61,7 @@ pub enum Event {
     IdleExit {
         after: Duration,
     },
+    LeftWithoutState,
     /// What was kept is held and queued again.
     StateOpened {
         dir: String,
@@ -120,6 +121,7 @@ impl Event {
             Event::DrainTimeout { .. } => "drain_timeout",
             Event::EndedBySecondSignal { .. } => "second_signal",
             Event::IdleExit { .. } => "idle_exit",
+            Event::LeftWithoutState => "left_without_state",
             Event::StateOpened { .. } => "state_opened",
             Event::StateTorn { .. } => "state_torn",
             Event::StateFailing { .. } => "state_failing",
@@ -162,6 +164,7 @@ impl Event {
             Event::DrainTimeout { .. } => "stopped: the shutdown timeout is over",
             Event::EndedBySecondSignal { .. } => "stopped at once by a second signal",
             Event::IdleExit { .. } => "stopped: unused for --idle-exit",
+            Event::LeftWithoutState => "stopped: the state cannot be kept, and nothing is held",
             Event::StateOpened { .. } => "state opened",
             Event::StateTorn { .. } => "the journal's end was torn by a crash and is cut off; nobody was promised it",
             Event::StateFailing { .. } => {
@@ -192,7 +195,7 @@ impl Event {
                 ("held", held.to_string()),
                 ("waiting", waiting.to_string()),
             ],
-            Event::Drained => Vec::new(),
+            Event::Drained | Event::LeftWithoutState => Vec::new(),
             Event::DrainTimeout { held } | Event::EndedBySecondSignal { held } => vec![("held", held.to_string())],
             Event::StateOpened { dir, held, queued, read, written, down, took } => vec![
                 ("dir", dir.clone()),

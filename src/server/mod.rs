@@ -45,6 +45,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How long a server that is not used any more tries to write down its end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
+/// How often a server that may leave for it looks whether its state can be kept.
+const LOOK_AT_STATE_EVERY: Duration = Duration::from_secs(1);
+
 /// The longest that a broken connection's locks may be kept for it.
 const MAX_RESUME_S: u64 = 300;
 
@@ -79,6 +82,7 @@ pub struct Server {
     context: Arc<Context>,
     shutdown_timeout: Duration,
     idle_exit: Option<Duration>,
+    leaves_without_state: bool,
 }
 
 /// What every connection is handed.
@@ -109,7 +113,7 @@ impl Server {
             Some(state) => {
                 let wake = earlier.clone();
                 let on_accepting = Box::new(move || wake.notify_one());
-                let dir = succession.dir(&state.dir).await?;
+                let dir = succession.dir(&state.dir, state.is_remade).await?;
                 let (table, journal) = journal::open(dir, state.fsync, options.limits, &report, on_accepting)?;
                 (table, Some(journal))
             }
@@ -146,6 +150,7 @@ impl Server {
             context: Arc::new(context),
             shutdown_timeout: options.shutdown_timeout,
             idle_exit: options.idle_exit,
+            leaves_without_state: options.state.is_some_and(|state| state.is_remade),
         })
     }
 
@@ -157,7 +162,7 @@ impl Server {
     /// Serves until told to stop: the first `stops` lets holders finish, the second does not.
     /// What is still under way when this returns ends with the runtime.
     pub async fn run(self, mut stops: mpsc::Receiver<()>) {
-        let Server { listeners, context, shutdown_timeout, idle_exit } = self;
+        let Server { listeners, context, shutdown_timeout, idle_exit, leaves_without_state } = self;
         for listener in &listeners {
             (context.report)(Event::Listening { address: listener.to_string() });
             if !context.credentials.get().has_secret() && listener.is_open_to_others() {
@@ -171,6 +176,11 @@ impl Server {
             accepting.spawn(accept::accept_from(listener, context.clone()));
         }
         let unused = tokio::select! {
+            () = without_state(&context), if leaves_without_state => {
+                (context.report)(Event::LeftWithoutState);
+                accepting.shutdown().await;
+                return;
+            }
             stop = stops.recv() => {
                 if stop.is_none() {
                     // Nobody is left who could tell us to stop.
@@ -256,6 +266,14 @@ async fn unused_for(context: &Context, idle_exit: Option<Duration>) {
             return;
         }
         tokio::time::sleep((since + idle_exit).since(now)).await;
+    }
+}
+
+/// Returns once nothing can be given out, as it could not be kept, and nothing is held any more.
+async fn without_state(context: &Context) {
+    let Some(journal) = context.shared.journal() else { return std::future::pending().await };
+    while journal.accepts() || !context.shared.close_if_nothing_held() {
+        tokio::time::sleep(LOOK_AT_STATE_EVERY).await;
     }
 }
 

@@ -136,6 +136,16 @@ impl Shared {
         unused
     }
 
+    /// Stops giving out locks if nothing is held; whoever waits is sent away.
+    pub(super) fn close_if_nothing_held(&self) -> bool {
+        let mut state = self.lock();
+        let is_free = state.table.load().held == 0;
+        if is_free {
+            state.operate(|table, turn| table.close(turn));
+        }
+        is_free
+    }
+
     /// No more grants; those who wait are sent away, but what can be resumed is left to the next server.
     pub(super) fn hand_over(&self) -> Load {
         let mut state = self.lock();

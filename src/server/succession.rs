@@ -27,9 +27,9 @@ impl Succession {
         Succession { until: clock::server_now() + LEAVES_WITHIN, report, told: false }
     }
 
-    pub(super) async fn dir(&mut self, path: &Path) -> Result<Dir, Failure> {
+    pub(super) async fn dir(&mut self, path: &Path, is_remade: bool) -> Result<Dir, Failure> {
         loop {
-            match Dir::open(path) {
+            match Dir::open(path, is_remade) {
                 Ok(dir) => return Ok(dir),
                 Err(NotOpened::InUse(_)) if self.has_time() => {
                     self.wait(&format!("--state-dir {}", path.display())).await;

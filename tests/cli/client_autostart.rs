@@ -1,6 +1,7 @@
 //! The server of this machine that nobody has to start, nor to look after.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -10,6 +11,7 @@ use dflock::procfs::Process;
 
 use crate::client_fakes::{Fake, TOKEN, closed_port};
 use crate::client_house::{Desk, finish};
+use crate::house::clean::Running;
 use crate::house::network::{HERE, in_own_network};
 use crate::house::{Client, Server, now, signal, wait_for};
 use crate::settings_traps::PACKAGED;
@@ -109,6 +111,52 @@ fn its_start_is_told_off_a_terminal_too() {
             }
             end(&desk);
         }
+    });
+}
+
+/// By a clean-up of old files, or at the end of a login.
+#[test]
+fn its_directory_may_be_removed() {
+    in_own_network("client_autostart::its_directory_may_be_removed", || {
+        let desk = nobody_set_anything();
+        let mut first =
+            Running::start(&mut desk.command(&["exec", "-l", "30", "k", "-c", "echo > begun; exec sleep 100"]));
+        wait_for("a command", || desk.path().join("begun").exists().then_some(()));
+        std::fs::remove_dir_all(desk.path().join("run")).expect("it is there");
+        for key in ["a", "b"] {
+            let said = desk.run(&["exec", "-n", key, "true"]);
+            assert_eq!(said.code, Some(0), "{said:?}");
+        }
+        // All that it knew is there again, for the next one.
+        first.signal("STOP");
+        kill_server(&desk);
+        let said = desk.run(&["exec", "-n", "k", "true"]);
+        assert_eq!(said.code, Some(75), "{said:?}");
+        first.signal("CONT");
+        assert!(first.is_running());
+        end(&desk);
+    });
+}
+
+#[test]
+fn one_whose_directory_cannot_be_made_again_leaves() {
+    in_own_network("client_autostart::one_whose_directory_cannot_be_made_again_leaves", || {
+        let desk = nobody_set_anything();
+        desk.run(&["exec", "k", "true"]);
+        let pid = server(&desk);
+        let run = desk.path().join("run");
+        std::fs::remove_dir_all(&run).expect("it is there");
+        std::fs::write(&run, "").expect("a file in its place");
+        wait_for("its end", || {
+            // Somebody asks all the time.
+            let said = desk.run(&["exec", "-n", "--require-server", "k", "true"]);
+            assert_ne!(said.code, Some(0), "{said:?}");
+            (!servers(&desk).contains(&pid)).then_some(())
+        });
+        std::fs::remove_file(&run).expect("it is there");
+        std::fs::DirBuilder::new().mode(0o700).create(&run).expect("a directory");
+        assert_eq!(desk.run(&["exec", "-n", "k", "true"]).code, Some(0));
+        end(&desk);
     });
 }
 

@@ -14,6 +14,7 @@ use crate::error::{Failure, Kind};
 /// A directory that no other server uses, for as long as this lives.
 pub(in crate::server) struct Dir {
     path: PathBuf,
+    is_remade: bool,
     lock: OpenFile,
     /// The one that was published last.
     journal: Option<OpenFile>,
@@ -55,14 +56,14 @@ impl From<Failure> for NotOpened {
 
 impl Dir {
     /// Makes it if it is not there. Tokens are in it, so it must be closed to others.
-    pub(in crate::server) fn open(path: &Path) -> Result<Dir, NotOpened> {
+    pub(in crate::server) fn open(path: &Path, is_remade: bool) -> Result<Dir, NotOpened> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|why| cannot(path, "make", &why))?;
         if let Some((why, hint)) = check(path).map_err(|why| cannot(path, "look at", &why))? {
             let message = format!("cannot use --state-dir {}: {why}", path.display());
             return Err(Failure::usage(message).hint(hint).into());
         }
-        Ok(Dir { path: path.to_owned(), lock: take_lock(path)?, journal: None, old_end: None })
+        Ok(Dir { path: path.to_owned(), is_remade, lock: take_lock(path)?, journal: None, old_end: None })
     }
 
     /// Whether the directory of this name is the one that was opened, as far as its lock says.
@@ -79,9 +80,16 @@ impl Dir {
         self.is_there() && self.has_own_journal()
     }
 
+    pub(super) fn is_remade(&self) -> bool {
+        self.is_remade
+    }
+
     /// After the directory was removed or replaced.
     pub(super) fn come_back(&mut self) -> io::Result<()> {
         if !self.is_there() {
+            if self.is_remade {
+                self.remake()?;
+            }
             self.may_come_back()?;
             self.lock = take_lock(&self.path).map_err(|not_opened| {
                 let (NotOpened::InUse(failure) | NotOpened::Failed(failure)) = not_opened;
@@ -104,6 +112,15 @@ impl Dir {
             return Err(gone("what is there now has another journal; put the right one back, or empty this one"));
         }
         Ok(())
+    }
+
+    /// Not in what others may have put in the place of the directory above, where they could put another one later.
+    fn remake(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
+        match self.path.parent().map(check).transpose()?.flatten() {
+            Some((why, _)) => Err(gone(&format!("of the directory above, {why}"))),
+            None => Ok(()),
+        }
     }
 
     /// What is to be said of one that is not found.

@@ -61,6 +61,8 @@ pub enum Fsync {
 pub struct Options {
     pub dir: PathBuf,
     pub fsync: Fsync,
+    /// The directory is nobody's but this server's: where it was removed, as by a clean-up, it is made again.
+    pub is_remade: bool,
 }
 
 /// The journal in the server's hands.

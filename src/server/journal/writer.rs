@@ -176,7 +176,11 @@ impl Writer {
         }
         if self.pen.is_some() && (is_stamp_due || !batch.changes.is_empty()) {
             if let Err(why) = self.look_again() {
-                return self.fail("find", &why);
+                // Where it may be made again, that is done before anybody hears of anything.
+                let is_made_again = self.dir.is_remade() && self.begin_anew().is_ok();
+                if !is_made_again {
+                    return self.fail("find", &why);
+                }
             }
             self.keep(batch.mark);
         }
