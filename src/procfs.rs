@@ -32,6 +32,13 @@ const GROUP: usize = 2;
 const THREADS: usize = 17;
 const STARTED: usize = 19;
 
+impl Identity {
+    /// Of whoever has this number now; if nobody has, of nobody who will.
+    pub fn now(pid: i32) -> Identity {
+        Process::of(pid).map_or(Identity { pid, started: 0 }, |process| process.identity)
+    }
+}
+
 impl Process {
     /// `None` if there is no such process.
     pub fn of(pid: i32) -> Option<Process> {
@@ -89,6 +96,12 @@ pub fn is_at_rest(pid: i32) -> bool {
     threads.map(|thread| fs::read(thread.path().join("stat")).unwrap_or_default()).all(|stat| {
         state(String::from_utf8_lossy(&stat).into_owned()).is_none_or(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
     })
+}
+
+/// Whether a process wants a processor, or waits for a disk: it does not stand still, though it may do so for long.
+pub fn is_busy(pid: i32) -> bool {
+    let stat = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).unwrap_or_default()).into_owned();
+    stat.rsplit_once(')').is_some_and(|(_, tail)| matches!(tail.trim_start().chars().next(), Some('R' | 'D')))
 }
 
 /// What a process is called: its name, and its command line with NULs between the words.

@@ -89,7 +89,8 @@ impl Witness for Guardian {
     }
 
     fn held_until(&mut self, moment: Moment) -> std::io::Result<()> {
-        self.guard.held_until(moment)
+        self.guard.held_until(moment);
+        self.guard.attend()
     }
 
     fn farewell(self: Box<Self>) {

@@ -32,6 +32,7 @@ pub(super) fn gone_before() -> Failure {
 
 pub(super) struct Group {
     leader: Pid,
+    identity: Identity,
     /// Its end has been read: its number may be anybody's.
     leader_reaped: bool,
     reach: Reach,
@@ -54,7 +55,7 @@ pub(super) fn kin(containment: &Containment, guardian: Pid) -> Kin {
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let us = nix::unistd::getpid().as_raw();
-    let dflock = Process::ours().map_or(Identity { pid: us, started: 0 }, |process| process.identity);
+    let dflock = Identity::now(us);
     let process_one = containment.process_one();
     let mut children = procfs::children(us).unwrap_or_default();
     children.retain(|pid| process_one.is_none_or(|one| one.pid != *pid));
@@ -82,12 +83,19 @@ impl Group {
             _ => not_found::explain(name, &why),
         })?;
         let mut reach = Reach::new(kin);
-        reach.set_leader(leader);
-        Ok(Group { leader, leader_reaped: false, reach })
+        // Nobody has read its end yet, so that the number is its own.
+        let identity = Identity::now(leader.as_raw());
+        reach.set_leader(identity);
+        Ok(Group { leader, identity, leader_reaped: false, reach })
     }
 
     pub(super) fn leader(&self) -> Pid {
         self.leader
+    }
+
+    /// The leader, told from a later process with its number.
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
     }
 
     /// To every process of the group.

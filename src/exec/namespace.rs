@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{getegid, geteuid};
 
-use crate::procfs::{Identity, Process};
+use crate::procfs::Identity;
 use crate::sys::{self, Birthplace, ProcessOne};
 
 /// How long process 1 may take to answer, in milliseconds.
@@ -34,8 +34,7 @@ impl Namespace {
     }
 
     pub(super) fn identity(&self) -> Identity {
-        let pid = self.process_one.pid.as_raw();
-        Process::of(pid).map_or(Identity { pid, started: 0 }, |process| process.identity)
+        Identity::now(self.process_one.pid.as_raw())
     }
 
     /// Ends everybody in it.

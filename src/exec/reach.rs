@@ -51,10 +51,8 @@ impl Reach {
     }
 
     /// The command's process, once there is one. It may have ended already.
-    pub(super) fn set_leader(&mut self, pid: Pid) {
-        let pid = pid.as_raw();
-        let process = Process::of(pid);
-        self.kin.leader = Some(process.map_or(Identity { pid, started: 0 }, |process| process.identity));
+    pub(super) fn set_leader(&mut self, leader: Identity) {
+        self.kin.leader = Some(leader);
         self.look_at = Moment::from_nanos(0);
     }
 

@@ -35,6 +35,9 @@ const SWEEP_EVERY: Duration = Duration::from_millis(5);
 /// Time that it takes to look who descends from the command; if there is less, it is not done.
 const LOOK_WITHIN: Duration = Duration::from_millis(100);
 
+/// How long it may take to start another guardian.
+const ATTEND_WITHIN: Duration = Duration::from_millis(100);
+
 pub(super) struct Run {
     pub(super) keepers: Vec<Keeper>,
     pub(super) guard: Guard,
@@ -49,6 +52,8 @@ pub(super) struct Run {
     sweeping: bool,
     /// A signal was handed on to the command.
     was_told: bool,
+    /// There is no guardian, and that was said.
+    is_unguarded: bool,
 }
 
 impl Run {
@@ -77,7 +82,9 @@ impl Run {
         }
         // Before anybody lives it knows by when they must be dead.
         let policy = Policy::new(clock::now(), term_at, dead_at, job.rules);
-        if let Err(why) = guard.held_until(ends_at).and_then(|()| guard.kill_at(policy.guard_at())) {
+        guard.held_until(ends_at);
+        guard.kill_at(policy.guard_at());
+        if let Err(why) = guard.attend() {
             return Err((Failure::internal("tell the guardian", &why), guard, keepers));
         }
         signals.hear_stops();
@@ -99,9 +106,8 @@ impl Run {
                 return Err((failure, guard, keepers));
             }
         };
-        // It has said so by itself; this is for a successor. If there can be none now, it is tried again with the
-        // next news.
-        let _ = guard.group(group.leader());
+        // It has said its number by itself. If there is nobody to tell it to, that is tried again soon.
+        let _ = guard.leader(group.identity());
         containment.remove_leftovers();
         // Without it only the command hears Ctrl-C, which is what matters most.
         let listener = terminal.as_ref().and_then(|_| KeyListener::put_into(group.leader()).ok());
@@ -117,6 +123,7 @@ impl Run {
             due: clock::now(),
             sweeping: false,
             was_told: false,
+            is_unguarded: false,
         })
     }
 
@@ -125,7 +132,7 @@ impl Run {
         let mut is_all_reaped = true;
         loop {
             let sweep_at = if self.sweeping { clock::now() + SWEEP_EVERY } else { Moment::NEVER };
-            let next = self.due.min(sweep_at).min(self.guard.replace_at());
+            let next = self.due.min(sweep_at).min(self.attend_at());
             // To look around takes its time, which has to be there.
             let remember_at = if next > clock::now() + LOOK_WITHIN { self.group.remember(next) } else { next };
             let next = if is_all_reaped { next.min(remember_at) } else { clock::now() };
@@ -146,19 +153,15 @@ impl Run {
             if let Some(status) = self.feed(events, say) {
                 return status;
             }
-            // If it cannot be told, it is tried again with the next news.
-            let _ = self.guard.held_until(soonest(&self.keepers).ends_at);
-            if clock::now() >= self.guard.replace_at() {
-                // Until there is one again.
-                let _ = self.guard.replace();
-            }
+            self.guard.held_until(soonest(&self.keepers).ends_at);
+            self.attend_to_guardian(say);
             is_all_reaped = false;
             for _ in 0..MOST_AT_ONCE {
                 let Some(happened) = self.group.reap_one() else {
                     is_all_reaped = true;
                     break;
                 };
-                let events = self.happened(happened, say).await;
+                let events = self.happened(happened).await;
                 if let Some(status) = self.feed(events, say) {
                     return status;
                 }
@@ -170,6 +173,28 @@ impl Run {
                 return status;
             }
         }
+    }
+
+    /// When to look after the guardian. To start another one takes a moment, which is not there right before a kill.
+    fn attend_at(&self) -> Moment {
+        let at = self.guard.attend_at();
+        let is_soon = self.sweeping && self.due.since(clock::now()) < ATTEND_WITHIN;
+        if is_soon { at.max(self.due + ATTEND_WITHIN) } else { at }
+    }
+
+    fn attend_to_guardian(&mut self, say: Say<'_>) {
+        if clock::now() < self.attend_at() {
+            return;
+        }
+        let attended = self.guard.attend();
+        if let Err(why) = &attended
+            && !self.is_unguarded
+        {
+            say(&format!(
+                "the guardian is gone and cannot be replaced: {why}; if dflock is killed now, the command runs on"
+            ));
+        }
+        self.is_unguarded = attended.is_err();
     }
 
     /// Where the terminal is ours and not lent, a key that is typed reaches us as a signal.
@@ -191,7 +216,7 @@ impl Run {
         })
     }
 
-    async fn happened(&mut self, happened: Happened, say: Say<'_>) -> Vec<Event> {
+    async fn happened(&mut self, happened: Happened) -> Vec<Event> {
         let mut events = Vec::new();
         match happened {
             Happened::Ended(ending) => {
@@ -214,13 +239,10 @@ impl Run {
             }
             // One that is stopped watches over nobody.
             Happened::OtherStopped(pid) | Happened::Other(pid) if self.guard.is(pid) => {
-                if matches!(happened, Happened::Other(_)) {
-                    self.guard.is_gone();
-                }
-                if let Err(why) = self.guard.replace() {
-                    say(&format!(
-                        "the guardian is gone and cannot be replaced: {why}; if dflock is killed now, the command runs on"
-                    ));
+                // Another one is started when all else is done.
+                match happened {
+                    Happened::Other(_) => self.guard.is_gone(),
+                    _ => self.guard.is_stopped(),
                 }
             }
             Happened::Stopped(_) | Happened::OtherStopped(_) | Happened::Other(_) => {}
@@ -257,10 +279,7 @@ impl Run {
                 self.sweeping = true;
             }
             Action::Kill => self.group.signal_all(Signal::SIGKILL),
-            Action::Guard(moment) => {
-                // One that does not hear was replaced; if that failed, it is tried again with the next news.
-                let _ = self.guard.kill_at(moment);
-            }
+            Action::Guard(moment) => self.guard.kill_at(moment),
             Action::Suspend => {
                 if let Some(terminal) = &self.terminal {
                     terminal.take_back();

@@ -14,8 +14,10 @@ use crate::house::{Server, now, wait_for};
 pub(crate) fn guardian_of(pid: u32) -> Option<u32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
     let is_guardian =
-        |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "guardian");
-    children.split_whitespace().find(is_guardian)?.parse().ok()
+        |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "guardian");
+    let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    // The end of one that is held by a debugger is kept from everybody else.
+    children.filter(is_guardian).find(|pid| has_life(*pid))
 }
 
 pub(crate) fn signal(pid: u32, signal: Signal) {
@@ -31,7 +33,7 @@ pub(crate) fn observe(window: Duration, mut holds: impl FnMut() -> bool, what: &
     }
 }
 
-fn start(house: &House, more: &[&str]) -> Running {
+pub(crate) fn start(house: &House, more: &[&str]) -> Running {
     let script = job("first", true);
     let mut arguments = vec!["exec"];
     arguments.extend(more);

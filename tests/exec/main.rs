@@ -13,6 +13,7 @@ mod contain_cgroup;
 mod contain_chased;
 mod contain_pidns;
 mod guardian;
+mod guardian_deaf;
 mod kept;
 mod loss;
 mod manners;

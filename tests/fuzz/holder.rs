@@ -137,6 +137,7 @@ fn check_guardian(input: &[u8]) {
     assert_eq!(again.write().expect("it is written"), written);
     match message {
         Message::Group(leader) => assert!(leader > 1, "group {leader}"),
+        Message::Leader(leader) => assert!(leader.pid > 1, "leader {leader:?}"),
         Message::Kin(kin) => assert!(kin.leader.is_none_or(|leader| leader.pid > 1), "a leader who is everybody"),
         Message::Lock(lock) | Message::HandedOver(lock) => {
             assert!(dflock::lock::Key::new(lock.key.as_bytes()).is_ok());
@@ -146,6 +147,7 @@ fn check_guardian(input: &[u8]) {
         | Message::HeldUntil(_)
         | Message::Owner(_)
         | Message::Killed
+        | Message::Heard(_)
         | Message::Ended
         | Message::Farewell => {}
     }

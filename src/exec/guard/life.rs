@@ -7,7 +7,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::Pid;
 
 use super::duty::{Duty, Step};
 use super::message::{Message, receive, send};
@@ -16,7 +15,7 @@ use super::{HeldLock, TITLE};
 use crate::cgroup;
 use crate::clock::{self, Moment};
 use crate::exec::reach::Reach;
-use crate::procfs::Refusals;
+use crate::procfs::{Identity, Refusals};
 use crate::sys;
 
 /// How often the clock is looked at: a suspended machine may have slept through a timer, and how late we wake is worth
@@ -34,6 +33,9 @@ struct Life {
     connections: Vec<OwnedFd>,
     /// Instead of a command.
     owner: Option<Owner>,
+    /// How many orders were heard, and how many of them were answered.
+    heard: u64,
+    answered: u64,
 }
 
 /// Somebody who relies on the locks.
@@ -46,13 +48,14 @@ struct Owner {
 /// Returns when the command is gone, or was never there; with the locks to let go of.
 pub(super) fn watch(socket: &OwnedFd) -> Vec<HeldLock> {
     begin(socket);
-    let mut life = Life { duty: Duty::new(), reach: None, locks: Vec::new(), connections: Vec::new(), owner: None };
+    let mut life = Life::new();
     let refusals = Refusals::ours();
     let mut due = Moment::NEVER;
     loop {
         // First what was said, which may move the deadline: it was true when it was said, however long ago. Then the
         // clock.
         let is_needed = life.hear_all(socket);
+        life.answer(socket);
         let now = clock::now();
         if let Some(owner) = &mut life.owner {
             let step = owner.step(now, life.duty.is_alone());
@@ -122,6 +125,20 @@ fn begin(socket: &OwnedFd) {
 }
 
 impl Life {
+    fn new() -> Life {
+        let (locks, connections) = (Vec::new(), Vec::new());
+        Life { duty: Duty::new(), reach: None, locks, connections, owner: None, heard: 0, answered: 0 }
+    }
+
+    /// Dflock is to know that it was heard: who is stopped, or in the hands of a debugger, does not answer.
+    fn answer(&mut self, socket: &OwnedFd) {
+        if self.heard > self.answered {
+            self.answered = self.heard;
+            // If it cannot be said now, the next answer says it too.
+            let _ = send(socket, &Message::Heard(self.heard), None);
+        }
+    }
+
     /// Takes in all that was said; `false` if that was a farewell.
     fn hear_all(&mut self, socket: &OwnedFd) -> bool {
         while !self.duty.is_alone() {
@@ -138,6 +155,7 @@ impl Life {
     }
 
     fn hear(&mut self, message: Message, descriptors: Vec<OwnedFd>) {
+        self.heard += u64::from(message.is_answered());
         match message {
             Message::Lock(lock) => {
                 self.locks.push(lock);
@@ -151,7 +169,13 @@ impl Life {
             }
             Message::Group(leader) => {
                 if let Some(reach) = &mut self.reach {
-                    reach.set_leader(Pid::from_raw(leader));
+                    reach.set_leader(Identity::now(leader));
+                }
+                self.duty.command_begins();
+            }
+            Message::Leader(leader) => {
+                if let Some(reach) = &mut self.reach {
+                    reach.set_leader(leader);
                 }
                 self.duty.command_begins();
             }
@@ -167,7 +191,7 @@ impl Life {
                 self.owner = process.map(|process| Owner { vigil: Vigil::new(), process, signal });
             }
             Message::Ended => self.duty.command_ended(),
-            Message::Killed | Message::Farewell => {}
+            Message::Killed | Message::Heard(_) | Message::Farewell => {}
         }
     }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::HeldLock;
 use crate::exec::kin::Kin;
+use crate::procfs::Identity;
 use crate::sys;
 
 /// The longest message: it names the children that dflock had before the command.
@@ -27,8 +28,10 @@ pub enum Message {
     HandedOver(HeldLock),
     /// By what a command's processes are known, before there is one.
     Kin(Kin),
-    /// Its first process, which leads its group.
+    /// Its first process, which leads its group, as that says by itself.
     Group(i32),
+    /// The same, told from a later process with its number.
+    Leader(Identity),
     /// When it must be dead.
     KillAt(u64),
     /// Until when the locks are held for sure.
@@ -36,8 +39,10 @@ pub enum Message {
     /// Instead of a command, somebody who relies on the locks, and by what signal it is told that they end. A
     /// descriptor comes along that stands for this process.
     Owner(i32),
-    /// The only word of the guardian's own: it ends the command before it was told to, since it wakes too late.
+    /// The guardian's own word: it ends the command before it was told to, since it wakes too late.
     Killed,
+    /// The guardian's answer: of `KillAt` and `HeldUntil` it has heard so many.
+    Heard(u64),
     /// The command has ended by itself: whom it leaves behind is left alone.
     Ended,
     /// All is well; the guardian is not needed any more.
@@ -48,12 +53,19 @@ impl Message {
     /// Nothing else than one of these is one; above all no group that stands for more than itself.
     pub fn read(bytes: &[u8]) -> io::Result<Message> {
         match serde_json::from_slice(bytes)? {
-            Message::Group(..=1) => Err(io::ErrorKind::InvalidData.into()),
+            Message::Group(..=1) | Message::Leader(Identity { pid: ..=1, .. }) => {
+                Err(io::ErrorKind::InvalidData.into())
+            }
             Message::Kin(kin) if kin.leader.into_iter().chain(kin.process_one).any(|process| process.pid <= 1) => {
                 Err(io::ErrorKind::InvalidData.into())
             }
             message => Ok(message),
         }
+    }
+
+    /// Whether the guardian says that it has heard it.
+    pub(super) fn is_answered(&self) -> bool {
+        matches!(self, Message::KillAt(_) | Message::HeldUntil(_))
     }
 
     pub fn write(&self) -> io::Result<Vec<u8>> {
@@ -89,6 +101,14 @@ pub(super) fn send(socket: &OwnedFd, message: &Message, connection: Option<&Owne
 /// The next message that is there already; `None` if there is none. An error is the other side's end, but for
 /// `InvalidData`, which says nothing of it.
 pub(super) fn receive(socket: &OwnedFd) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+    match receive_one(socket) {
+        // Said once, and before all else: the other side has closed without having read all. What it has said comes now.
+        Err(why) if why.raw_os_error() == Some(libc::ECONNRESET) => receive_one(socket),
+        received => received,
+    }
+}
+
+fn receive_one(socket: &OwnedFd) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
     let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = nix::cmsg_space!([RawFd; 4]);
     let (length, descriptors) = {
@@ -146,6 +166,8 @@ mod tests {
     fn no_group_stands_for_many() {
         for leader in [i32::MIN, -1, 0, 1] {
             assert!(Message::read(&Message::Group(leader).write().unwrap()).is_err(), "{leader}");
+            let leader = Message::Leader(Identity { pid: leader, started: 1 });
+            assert!(Message::read(&leader.write().unwrap()).is_err(), "{leader:?}");
         }
         assert!(matches!(Message::read(b"{\"Group\":2}"), Ok(Message::Group(2))));
     }
@@ -164,6 +186,16 @@ mod tests {
         }
         assert!(receive(&theirs).unwrap().is_none());
         drop(ours);
+        assert!(receive(&theirs).is_err());
+    }
+    /// A farewell that comes with the end of whoever did not read an answer would be taken for a death otherwise.
+    #[test]
+    fn the_last_words_of_one_who_did_not_listen_are_heard() {
+        let (ours, theirs) = pair().unwrap();
+        send(&theirs, &Message::Heard(1), None).unwrap();
+        send(&ours, &Message::Farewell, None).unwrap();
+        drop(ours);
+        assert!(matches!(receive(&theirs), Ok(Some((Message::Farewell, _)))));
         assert!(receive(&theirs).is_err());
     }
 }

@@ -7,9 +7,14 @@
 //!
 //! A holder has one too, if its owner wants to be told when it is killed: instead of a command there is an owner then.
 //!
-//! `duty` and, for an owner, `vigil` decide, `life` does it, `message` is what goes between us.
+//! One that is stopped, frozen, or in the hands of a debugger is no guardian. It answers every order, so that this is
+//! noticed, and another one takes its place.
+//!
+//! `duty` and, for an owner, `vigil` decide, `life` does it, `message` is what goes between us, and `hearing` says whether
+//! it arrives.
 
 pub mod duty;
+mod hearing;
 mod life;
 pub mod message;
 mod vigil;
@@ -31,7 +36,9 @@ use crate::backend::Ask;
 use crate::clock::{self, Moment};
 use crate::error::Failure;
 use crate::lock::{Grant, Key, Space, Token};
+use crate::procfs::{self, Identity};
 use crate::sys::{self, Announcement, Fork};
+use hearing::Hearing;
 use message::Message;
 
 /// How a guardian is called. It does not carry dflock's name: whoever ends all that is called `dflock` must not hit
@@ -77,23 +84,39 @@ pub struct Successor {
 pub struct Guard {
     socket: OwnedFd,
     pid: Pid,
+    hearing: Hearing,
+    /// It has missed something, or was seen to be stopped.
+    is_unfit: bool,
+    /// It has said that it ended the command for want of time.
+    has_killed: bool,
     successor: Successor,
     /// When the last successor was started.
     replaced_at: Option<Moment>,
-    has_killed: bool,
     told: Told,
 }
 
 /// What a guardian was told, and another one would have to be.
 struct Told {
     locks: Vec<(HeldLock, Line)>,
+    /// By what the command is known, as long as it runs.
     kin: Option<Kin>,
-    group: Option<i32>,
     kill_at: Moment,
     held_until: Moment,
-    ended: bool,
     /// How to tell it, and what stands for it.
     owner: Option<(i32, Line)>,
+}
+
+impl Told {
+    /// In an order of which every beginning does no harm, should we end in the middle: nobody lets go of a lock who does
+    /// not know of those who rely on it.
+    fn messages(&self) -> Vec<(Message, Line)> {
+        let kin = self.kin.clone().map(|kin| (Message::Kin(kin), None));
+        let owner = self.owner.clone().map(|(signal, process)| (Message::Owner(signal), process));
+        let times = [Message::HeldUntil(self.held_until.as_nanos()), Message::KillAt(self.kill_at.as_nanos())];
+        let times = times.into_iter().map(|time| (time, None));
+        let locks = self.locks.iter().map(|(lock, line)| (Message::Lock(lock.clone()), line.clone()));
+        kin.into_iter().chain(owner).chain(times).chain(locks).collect()
+    }
 }
 
 impl Guard {
@@ -105,9 +128,9 @@ impl Guard {
         match sys::fork().map_err(|why| cannot(&why))? {
             Fork::Parent(pid) => {
                 let (kill_at, held_until) = (Moment::NEVER, Moment::NEVER);
-                let told =
-                    Told { locks: Vec::new(), kin: None, group: None, kill_at, held_until, ended: false, owner: None };
-                Ok(Guard { socket: ours, pid, successor, replaced_at: None, has_killed: false, told })
+                let told = Told { locks: Vec::new(), kin: None, kill_at, held_until, owner: None };
+                let (hearing, is_unfit, has_killed) = (Hearing::default(), false, false);
+                Ok(Guard { socket: ours, pid, hearing, is_unfit, has_killed, successor, replaced_at: None, told })
             }
             Fork::Child => {
                 drop(ours);
@@ -130,13 +153,35 @@ impl Guard {
         self.pid = NOBODY;
     }
 
-    /// Puts another one in the place of one that is gone or does not hear.
-    pub(super) fn replace(&mut self) -> io::Result<()> {
-        if self.pid != NOBODY {
-            // Not reaped by us yet, so that the number is still its own.
-            let _ = kill(self.pid, Signal::SIGKILL);
+    /// It was seen to be stopped.
+    pub(super) fn is_stopped(&mut self) {
+        self.is_unfit = true;
+    }
+
+    /// Hears what it has to say; puts another one in its place if it is gone, or does not hear.
+    pub fn attend(&mut self) -> io::Result<()> {
+        if self.is_well() { Ok(()) } else { self.replace() }
+    }
+
+    fn is_well(&mut self) -> bool {
+        self.listen();
+        let pid = self.pid;
+        self.is_unfit |= self.hearing.is_silent(clock::now(), || procfs::is_busy(pid.as_raw()));
+        pid != NOBODY && !self.is_unfit
+    }
+
+    fn listen(&mut self) {
+        while let Ok(Some((message, _))) = message::receive(&self.socket) {
+            match message {
+                Message::Killed => self.has_killed = true,
+                Message::Heard(orders) => self.hearing.answered(clock::now(), orders),
+                _ => {}
+            }
         }
-        self.pid = NOBODY;
+    }
+
+    /// The old one stays until the new one knows all, so that there is always one who may act; both may.
+    fn replace(&mut self) -> io::Result<()> {
         let now = clock::now();
         // One that cannot live must not keep us busy with starting it.
         if self.replaced_at.is_some_and(|last| now.since(last) < SUCCESSOR_AFTER) {
@@ -144,45 +189,40 @@ impl Guard {
         }
         self.replaced_at = Some(now);
         let (ours, theirs) = message::pair()?;
-        self.socket = ours;
-        message::introduce(&self.socket, &self.successor.introduction)?;
-        self.pid = (self.successor.start)(theirs)?;
-        let told = self.tell_all();
-        if told.is_err() {
-            // Who knows half of it watches over nobody.
-            let _ = kill(self.pid, Signal::SIGKILL);
-            self.pid = NOBODY;
+        message::introduce(&ours, &self.successor.introduction)?;
+        let pid = (self.successor.start)(theirs)?;
+        let mut hearing = Hearing::default();
+        for (message, line) in self.told.messages() {
+            if let Err(why) = message::send(&ours, &message, line.as_deref()) {
+                // Who knows half of it watches over nobody. It must not take our end for a death.
+                let _ = kill(pid, Signal::SIGKILL);
+                return Err(why);
+            }
+            if message.is_answered() {
+                hearing.ordered(now);
+            }
         }
-        told
+        self.dismiss();
+        (self.socket, self.pid, self.hearing, self.is_unfit) = (ours, pid, hearing, false);
+        Ok(())
     }
 
-    /// When to try again, if there is none.
-    pub(super) fn replace_at(&self) -> Moment {
+    /// One that is stopped may go on at any time: then it is dead, or is told at least that it is not needed any more.
+    fn dismiss(&self) {
+        let _ = message::send(&self.socket, &Message::Farewell, None);
+        if self.pid != NOBODY {
+            // Not reaped by us yet, so that the number is still its own.
+            let _ = kill(self.pid, Signal::SIGKILL);
+        }
+    }
+
+    /// When to [attend](Guard::attend) to it.
+    pub(super) fn attend_at(&self) -> Moment {
         match self.replaced_at {
-            _ if self.pid != NOBODY => Moment::NEVER,
+            _ if self.pid != NOBODY && !self.is_unfit => self.hearing.look_at(),
             Some(last) => last + SUCCESSOR_AFTER,
             None => Moment::from_nanos(0),
         }
-    }
-
-    fn tell_all(&self) -> io::Result<()> {
-        let Told { locks, kin, group, kill_at, held_until, ended, owner } = &self.told;
-        let say = |message| message::send(&self.socket, &message, None);
-        for (lock, line) in locks {
-            message::send(&self.socket, &Message::Lock(lock.clone()), line.as_deref())?;
-        }
-        if let Some((signal, process)) = owner {
-            message::send(&self.socket, &Message::Owner(*signal), process.as_deref())?;
-        }
-        if let Some(kin) = kin {
-            say(Message::Kin(kin.clone()))?;
-        }
-        say(Message::HeldUntil(held_until.as_nanos()))?;
-        say(Message::KillAt(kill_at.as_nanos()))?;
-        if let Some(group) = group.filter(|_| !ended) {
-            say(Message::Group(group))?;
-        }
-        Ok(())
     }
 
     /// What the command's process is to send us by itself, before it becomes the command.
@@ -203,24 +243,36 @@ impl Guard {
     }
 
     /// The command has begun.
-    pub(super) fn group(&mut self, leader: Pid) -> io::Result<()> {
-        self.told.group = Some(leader.as_raw());
-        self.tell(&Message::Group(leader.as_raw()), None)
+    pub(super) fn leader(&mut self, leader: Identity) -> io::Result<()> {
+        if let Some(kin) = &mut self.told.kin {
+            kin.leader = Some(leader);
+        }
+        self.tell(&Message::Leader(leader), None)
     }
 
-    pub(super) fn kill_at(&mut self, moment: Moment) -> io::Result<()> {
+    /// Waits for nothing, as nothing may stand between a loss and the kill. One that cannot hear it is replaced when it is
+    /// [attended](Guard::attend) to.
+    pub(super) fn kill_at(&mut self, moment: Moment) {
         self.told.kill_at = moment;
-        self.tell(&Message::KillAt(moment.as_nanos()), None)
+        self.order(&Message::KillAt(moment.as_nanos()));
     }
 
     /// When somebody else may have a lock: by then the command is gone, however late the guardian wakes, or whoever relies
-    /// on the lock has been told.
-    pub fn held_until(&mut self, moment: Moment) -> io::Result<()> {
-        if self.told.held_until == moment {
-            return Ok(());
+    /// on the lock has been told. As with [`Guard::kill_at`].
+    pub fn held_until(&mut self, moment: Moment) {
+        if self.told.held_until != moment {
+            self.told.held_until = moment;
+            self.order(&Message::HeldUntil(moment.as_nanos()));
         }
-        self.told.held_until = moment;
-        self.tell(&Message::HeldUntil(moment.as_nanos()), None)
+    }
+
+    fn order(&mut self, order: &Message) {
+        self.listen();
+        if self.pid != NOBODY && message::send(&self.socket, order, None).is_ok() {
+            self.hearing.ordered(clock::now());
+        } else {
+            self.is_unfit = true;
+        }
     }
 
     /// Whoever relies on the locks without a command, and how it is told that they end.
@@ -243,13 +295,13 @@ impl Guard {
 
     /// The command has ended by itself: whom it leaves behind is left alone.
     pub(super) fn command_ended(&mut self) -> io::Result<()> {
-        self.told.ended = true;
+        self.told.kin = None;
         self.tell(&Message::Ended, None)
     }
 
     /// Whether it has ended the command before the moment that it was told, for want of time.
     pub(super) fn has_killed(&mut self) -> bool {
-        self.has_killed |= matches!(message::receive(&self.socket), Ok(Some((Message::Killed, _))));
+        self.listen();
         self.has_killed
     }
 
@@ -289,10 +341,9 @@ impl Guard {
         }
     }
 
-    /// One that is gone, or stopped for so long that it does not hear any more, is no guardian: another takes its
-    /// place.
+    /// One that is gone or does not hear is no guardian: another one takes its place, and is told this with all else.
     fn tell(&mut self, message: &Message, line: Option<&OwnedFd>) -> io::Result<()> {
-        if self.pid != NOBODY && message::send(&self.socket, message, line).is_ok() {
+        if self.is_well() && message::send(&self.socket, message, line).is_ok() {
             return Ok(());
         }
         self.replace()
@@ -313,5 +364,46 @@ pub fn live(socket: OwnedFd, let_go: LetGo<'_>) {
     if !locks.is_empty() {
         // On a thread of its own: this one may be a fork in the middle of its parent's affairs.
         std::thread::scope(|scope| drop(scope.spawn(|| let_go(locks)).join()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock(key: &str) -> (HeldLock, Line) {
+        let (key, token) = (Key::new(key.as_bytes()).unwrap(), Token::new("0123").unwrap());
+        (HeldLock { key, space: Space::Locks, token }, None)
+    }
+
+    fn told() -> Told {
+        let ours = Identity::now(nix::unistd::getpid().as_raw());
+        let kin = Kin {
+            dflock: ours,
+            mark: "m".to_owned(),
+            spared: Vec::new(),
+            adopts: false,
+            cgroup: None,
+            process_one: None,
+            leader: Some(Identity { pid: 4711, started: 12 }),
+        };
+        let (kill_at, held_until) = (Moment::from_nanos(8), Moment::from_nanos(9));
+        Told { locks: vec![lock("a"), lock("b")], kin: Some(kin), kill_at, held_until, owner: None }
+    }
+
+    /// Dflock may be killed at any step.
+    #[test]
+    fn a_successor_that_was_told_half_lets_go_of_nothing_that_is_relied_on() {
+        let is_lock = |message: &Message| matches!(message, Message::Lock(_));
+        let needed_before_a_lock = |told: &Told| -> Vec<Message> {
+            told.messages().into_iter().map(|(message, _)| message).take_while(|message| !is_lock(message)).collect()
+        };
+        let before = needed_before_a_lock(&told());
+        let knows = |wanted: fn(&Message) -> bool| before.iter().any(wanted);
+        assert!(knows(|message| matches!(message, Message::Kin(kin) if kin.leader.is_some())), "{before:?}");
+        assert!(knows(|message| matches!(message, Message::KillAt(8))), "{before:?}");
+        assert!(knows(|message| matches!(message, Message::HeldUntil(9))), "{before:?}");
+        let before = needed_before_a_lock(&Told { kin: None, owner: Some((15, None)), ..told() });
+        assert!(before.iter().any(|message| matches!(message, Message::Owner(15))), "{before:?}");
     }
 }

@@ -1,0 +1,136 @@
+//! Pure: whether a guardian still hears. It answers every order, and one that is stopped, frozen, or in the hands of a
+//! debugger does not.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+/// How long an answer may take, from one that has nothing else to do.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// The same from one that wants to run and may not. Another one would not come sooner.
+const ANSWER_WITHIN_WHEN_BUSY: Duration = Duration::from_secs(10);
+
+/// Who looks so much later than he wanted did not run himself: it may have slept with us.
+const WE_SLEPT: Duration = Duration::from_millis(300);
+
+#[derive(Debug, Default)]
+pub(super) struct Hearing {
+    ordered: u64,
+    heard: u64,
+    /// From when on an answer is waited for; what we slept through does not count.
+    since: Option<Moment>,
+    look_at: Option<Moment>,
+}
+
+impl Hearing {
+    pub(super) fn ordered(&mut self, now: Moment) {
+        self.ordered += 1;
+        if self.since.is_none() {
+            self.wait(now);
+        }
+    }
+
+    /// It says that it has heard so many orders.
+    pub(super) fn answered(&mut self, now: Moment, heard: u64) {
+        if heard <= self.heard {
+            return;
+        }
+        self.heard = heard;
+        if heard >= self.ordered {
+            (self.since, self.look_at) = (None, None);
+        } else {
+            self.wait(now);
+        }
+    }
+
+    fn wait(&mut self, now: Moment) {
+        (self.since, self.look_at) = (Some(now), Some(now + ANSWER_WITHIN));
+    }
+
+    /// When to look for its answer.
+    pub(super) fn look_at(&self) -> Moment {
+        self.look_at.unwrap_or(Moment::NEVER)
+    }
+
+    /// Whether it is to be given up. `is_busy`: it wants to run.
+    pub(super) fn is_silent(&mut self, now: Moment, is_busy: impl FnOnce() -> bool) -> bool {
+        let (Some(since), Some(look_at)) = (self.since, self.look_at) else { return false };
+        if now < look_at {
+            return false;
+        }
+        let unwatched = now.since(look_at);
+        let since = since + unwatched;
+        let may_take_longer = unwatched > WE_SLEPT || is_busy();
+        if may_take_longer && now.since(since) < ANSWER_WITHIN_WHEN_BUSY {
+            (self.since, self.look_at) = (Some(since), Some(now + ANSWER_WITHIN));
+            return false;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> Moment {
+        Moment::from_nanos(1_000_000_000_000) + Duration::from_secs_f64(seconds)
+    }
+
+    fn ordered() -> Hearing {
+        let mut hearing = Hearing::default();
+        hearing.ordered(at(0.0));
+        hearing
+    }
+
+    #[test]
+    fn one_that_answers_is_left_alone() {
+        let mut hearing = ordered();
+        hearing.ordered(at(0.1));
+        hearing.answered(at(0.2), 2);
+        assert_eq!(hearing.look_at(), Moment::NEVER);
+        assert!(!hearing.is_silent(at(99.0), || false));
+        // To the next order the old answer is none.
+        hearing.ordered(at(100.0));
+        hearing.answered(at(100.1), 2);
+        assert_eq!(hearing.look_at(), at(101.0));
+        assert!(hearing.is_silent(at(101.0), || false));
+    }
+
+    #[test]
+    fn more_orders_are_no_reason_to_wait_longer_but_an_answer_is() {
+        let mut hearing = ordered();
+        hearing.ordered(at(0.9));
+        assert!(!hearing.is_silent(at(0.99), || false));
+        assert!(hearing.is_silent(at(1.0), || false));
+        hearing.answered(at(1.0), 1);
+        assert!(!hearing.is_silent(at(1.9), || false));
+        assert!(hearing.is_silent(at(2.0), || false));
+    }
+
+    #[test]
+    fn one_that_wants_to_run_has_time_for_it_but_not_for_ever() {
+        let mut hearing = ordered();
+        let mut now = at(0.0);
+        let silent_at = loop {
+            now = now + Duration::from_millis(100);
+            if hearing.is_silent(now, || true) {
+                break now;
+            }
+        };
+        assert!(silent_at >= at(10.0) && silent_at < at(11.0), "{silent_at:?}");
+    }
+
+    #[test]
+    fn a_sleep_of_ours_is_no_silence_of_its() {
+        let mut hearing = ordered();
+        assert!(!hearing.is_silent(at(3600.0), || false));
+        assert!(!hearing.is_silent(at(3600.9), || false));
+        assert!(hearing.is_silent(at(3601.0), || false));
+        // Who always looks late finds it out all the same.
+        let mut hearing = ordered();
+        let looks = (1..99).find(|look| hearing.is_silent(at(f64::from(*look) * 5.0), || false));
+        assert!(looks.is_some_and(|looks| looks <= 11), "{looks:?}");
+    }
+}
