@@ -148,14 +148,20 @@ impl Session {
         Some(Farewell::With(self.last_word()))
     }
 
-    /// Waits for the verdict; `None` when the client is gone first. What it sends ahead is kept.
+    /// Waits for the verdict; `None` when the client is gone first, or has sent more ahead than there is room for. What
+    /// it sends ahead is kept.
     pub(super) async fn blocked(&mut self, mut mailbox: oneshot::Receiver<Letter>) -> Option<Letter> {
         self.input.drain(..self.used);
         self.used = 0;
+        self.input.shrink_to(AHEAD_FOR_EACH);
         self.watched = false;
         let mut look = None;
         let context = self.seat.context.clone();
+        // It may have come together with the request.
         let mut share = None;
+        if self.input.len() > AHEAD_FOR_EACH {
+            share = Some(context.memory.take_ahead(MAX_AHEAD)?);
+        }
         let letter = poll_fn(|cx| {
             let mut most = if share.is_some() { MAX_AHEAD } else { AHEAD_FOR_EACH };
             loop {
