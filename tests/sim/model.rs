@@ -374,8 +374,12 @@ impl Model {
     }
 
     /// `None`: refused.
-    pub fn resume(&mut self, id: usize, conn: Conn, lease_s: Option<u64>, now: Moment) -> Option<()> {
+    pub fn resume(&mut self, id: usize, conn: Conn, by_token: bool, lease_s: Option<u64>, now: Moment) -> Option<()> {
         let claim = self.claims[id].clone()?;
+        if by_token {
+            // Whoever knows the token was told: it is no place any more.
+            self.claim(id).state = State::Held;
+        }
         if claim.conn != Some(conn) {
             if !self.can_own(conn, id) {
                 return None;

@@ -251,7 +251,7 @@ impl Play {
         self.say(format_args!("c{conn} resumes claim {claim}, by ticket {by_ticket}, lease {lease_s:?}"));
         let resumed = self.turn(|table, turn| table.resume(turn, id, &name, kind.space(), proof.as_bytes(), lease_s));
         let possible = known.is_some_and(|known| if by_ticket { known.has_ticket } else { known.is_granted() });
-        let done = if possible { self.model.resume(claim, conn, lease_s, self.now) } else { None };
+        let done = if possible { self.model.resume(claim, conn, !by_ticket, lease_s, self.now) } else { None };
         assert_eq!(resumed.is_ok(), done.is_some(), "resuming claim {claim}: {resumed:?}");
         self.check_told(None);
         let Ok(resumed) = resumed else { return };
