@@ -118,6 +118,11 @@ fn a_grant_to_one_who_is_away_is_found() {
 }
 
 #[test]
+fn a_door_that_is_closed_while_draining_is_found() {
+    finds(Plant::DoorClosedWhileDraining, |found| matches!(found, Violation::TooManyHolders { .. }), lease_lost);
+}
+
+#[test]
 fn a_new_journal_without_a_sync_of_its_directory_is_found() {
     finds(Plant::NoDirectorySync, |found| matches!(found, Violation::NotDurable { .. }), lease_lost);
 }

@@ -91,6 +91,8 @@ pub enum What {
     KillServer {
         down_ms: u64,
     },
+    /// TERM to a server that keeps nothing: it goes when nothing is held, and another one comes.
+    DrainServer,
     /// SIGSTOP to the server, and SIGCONT later.
     FreezeServer {
         for_ms: u64,
@@ -296,6 +298,7 @@ fn fault(random: &mut Random, site: Site, clients: u64) -> What {
         let down_ms = *random.pick(&[0, 20, 300, 1_500, 8_000]) + random.below(20);
         return match random.below(12) {
             0..5 => What::KillServer { down_ms },
+            _ if site == Site::Memory && random.chance(70) => What::DrainServer,
             _ if site != Site::Journal => What::KillServer { down_ms },
             5..8 => What::CutPower { down_ms: down_ms + 700 },
             8 => What::BreakDisk { for_ms },

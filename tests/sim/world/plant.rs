@@ -36,6 +36,8 @@ pub enum Plant {
     OldFileAfterRename,
     /// What happens while a new journal is begun goes to the old one only.
     DraftMissesBatches,
+    /// The port of a server that drains is free, so that another one takes its place.
+    DoorClosedWhileDraining,
     /// What could not be written is answered all the same.
     AnswerOnFailingDisk,
 }

@@ -167,6 +167,19 @@ impl World {
         self.set_timer();
     }
 
+    /// With a plant only: whoever connects from now on is served by one that knows of nothing that is held. Those who
+    /// are connected already hear nothing more, which matters to nobody: their leases go on.
+    pub fn serve_beside_the_old_one(&self) {
+        let now = self.now();
+        let mut server = self.server.borrow_mut();
+        let wall = server.wall + now;
+        if let Some(running) = &mut server.running {
+            running.table = Table::new(LIMITS, wall);
+            running.sessions.clear();
+            running.links.clear();
+        }
+    }
+
     fn set_timer(&self) {
         let mut server = self.server.borrow_mut();
         let booted_at = server.booted_at;

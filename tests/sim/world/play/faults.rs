@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Between the end of what a server holds that drains, and its own; and so long until the next one is there.
+const DRAINED_MS: u64 = 20;
+
 impl World {
     pub(super) fn decide(self: &Rc<World>, at: usize) {
         let Decision { what, .. } = self.history.decisions[at].clone();
@@ -38,6 +41,7 @@ impl World {
                 self.disk.borrow_mut().slow_by = by_ms * MS;
                 self.after(for_ms * MS, |world| world.disk.borrow_mut().slow_by = 0);
             }
+            What::DrainServer => self.drain_server(),
             What::SetWall { by_ms } => {
                 let mut server = self.server.borrow_mut();
                 server.wall = server.wall.saturating_add_signed(by_ms * MS as i64);
@@ -47,6 +51,37 @@ impl World {
                 }
             }
         }
+    }
+
+    fn drain_server(self: &Rc<World>) {
+        let incarnation = self.server.borrow().incarnation;
+        self.when_it_goes_on(None, move |world| {
+            if world.server.borrow().incarnation != incarnation {
+                return;
+            }
+            if world.plant == Plant::DoorClosedWhileDraining {
+                return world.serve_beside_the_old_one();
+            }
+            if let Some(((), effects)) = world.operate(&mut |table, turn| table.close(turn)) {
+                world.tell("server", || "drains".to_owned());
+                world.follow_up(effects, None);
+                world.leave_when_free(incarnation);
+            }
+        });
+    }
+
+    fn leave_when_free(self: &Rc<World>, incarnation: u64) {
+        let held = {
+            let server = self.server.borrow();
+            let Some(running) = server.running.as_ref().filter(|_| server.incarnation == incarnation) else { return };
+            running.table.load().held
+        };
+        if held == 0 {
+            return self.fell_server(DRAINED_MS, false);
+        }
+        self.after(DRAINED_MS * MS, move |world| {
+            world.when_it_goes_on(None, move |world| world.leave_when_free(incarnation));
+        });
     }
 
     fn fell_server(self: &Rc<World>, down_ms: u64, power: bool) {
