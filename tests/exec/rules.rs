@@ -239,3 +239,26 @@ fn a_short_agreement_bounds_a_long_lease() {
     assert_eq!(first.finish().code, 79);
     drop(stay);
 }
+
+/// Nobody can tell that it is stopped, so its turn is its for a lease. By then it is the next one's, and it asks again.
+#[test]
+fn who_is_stopped_while_it_waits_starts_nothing_late() {
+    let house = House::new();
+    house.dflock(&["acquire", "k", "--owner", "none", "--max-hold", "120s"]).ok();
+    let wait = ["exec", "-w", "forever", "-l"];
+    let stopped = house.start(&[&wait[..], &["4", "k", "-c", "echo stopped >> log"]].concat());
+    house.wait_for_waiters("k", 1);
+    let go = house.gate("go");
+    let next = house.start(&[&wait[..], &["60", "k", "-c", "echo > next; read -r _ < go; echo next >> log"]].concat());
+    house.wait_for_waiters("k", 2);
+    stopped.signal("STOP");
+    house.dflock(&["release", "k"]).ok();
+    house.wait_for_file("next");
+    stopped.signal("CONT");
+    house.wait_for_waiters("k", 1);
+    assert_eq!(house.read("log"), "", "two at once");
+    go.open();
+    next.finish().ok();
+    stopped.finish().ok();
+    assert_eq!(house.read("log"), "next\nstopped\n");
+}
