@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::guardian;
 use super::site::backend_of;
@@ -14,6 +14,7 @@ use crate::error::Failure;
 use crate::exec::guard::{Guard, HeldLock};
 use crate::holder::witness::Witness;
 use crate::holder::{Job, Report, TITLE, run};
+use crate::lease::keeper::Lifeline;
 use crate::lock::{Key, Space, Token};
 use crate::sys;
 
@@ -85,7 +86,11 @@ impl Witness for Guardian {
 
     fn held(&mut self, token: &Token, connection: Option<OwnedFd>) -> std::io::Result<()> {
         let lock = HeldLock { key: self.key.clone(), space: self.space, token: token.clone() };
-        self.guard.lock(lock, connection.map(Rc::new))
+        self.guard.lock(lock, connection.map(Arc::new))
+    }
+
+    fn reconnected(&mut self, token: &Token, connection: Lifeline) {
+        self.guard.reconnected(token, connection);
     }
 
     fn held_until(&mut self, moment: Moment) -> std::io::Result<()> {

@@ -70,6 +70,7 @@ mod tests {
     use crate::backend::{Renewal, Terms};
     use crate::error::Failure;
     use crate::lease::keeper::{KeptLock, LeaseClock};
+    use crate::lease::lateness::Lateness;
     use crate::lock::{Grant, Token};
 
     const LEASE: Duration = Duration::from_secs(30);
@@ -115,7 +116,7 @@ mod tests {
     async fn a_keeper_that_failed_is_a_lost_lock_and_is_told_once() {
         let token = Token::new("0123").unwrap();
         let grant = Grant { token, fence: None, lease: LEASE, asked: Moment::from_nanos(0), server: String::new() };
-        let (keeper, keeping) = Keeper::of(Failing, grant, Duration::ZERO, Failing);
+        let (keeper, keeping) = Keeper::of(Failing, grant, Duration::ZERO, Failing, Lateness::default());
         assert!(tokio::spawn(keeping).await.is_err(), "it panics");
         let mut keepers = [keeper];
         let news = next_news(&mut keepers).await;

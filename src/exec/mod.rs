@@ -22,6 +22,7 @@ pub mod status;
 mod take;
 mod terminal;
 mod waiting;
+mod waking;
 
 use std::ffi::OsString;
 use std::pin::Pin;
@@ -41,6 +42,7 @@ use running::Run;
 use signals::Signals;
 use status::Status;
 use take::{Taken, take_all};
+use waking::Waking;
 
 /// The shortest lease that leaves time to stop a command.
 pub const SHORTEST_LEASE: Duration = Duration::from_secs(2);
@@ -114,8 +116,10 @@ pub async fn run(
         }
     }
     let asked = clock::now();
+    let waking = Waking::begin();
     let taken = tokio::select! {
-        taken = take_all(&job, backend, &mut guard, &mut signals) => taken,
+        taken = take_all(&job, backend, &mut guard, &mut signals, &waking) => taken,
+        () = waking.measure() => Err(Failure::internal("wait", &"the clock stopped")),
         () = waiting::tell(user, backend, &job) => Err(Failure::internal("wait", &"the clock stopped")),
     };
     user.waited();

@@ -10,6 +10,7 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use super::contain::Containment;
 use super::group::{self, Group, Happened};
+use super::guard::duty::WhyEarly;
 use super::guard::{Guard, Line};
 use super::key_listener::KeyListener;
 use super::leases::{Times, next_news, soonest};
@@ -154,6 +155,12 @@ impl Run {
                 return status;
             }
             self.guard.held_until(soonest(&self.keepers).ends_at);
+            for keeper in &mut self.keepers {
+                if keeper.lifeline.has_changed().unwrap_or(false) {
+                    let line = keeper.lifeline.borrow_and_update().clone();
+                    self.guard.reconnected(&keeper.grant.token, line);
+                }
+            }
             self.attend_to_guardian(say);
             is_all_reaped = false;
             for _ in 0..MOST_AT_ONCE {
@@ -227,9 +234,14 @@ impl Run {
                 // whom it leaves behind.
                 let is_told = self.was_told || self.sweeping || !events.is_empty();
                 let is_last = (is_told || matches!(ending, Ending::Killed(_))) && self.group.is_gone();
-                if matches!(ending, Ending::Killed(_)) && self.guard.has_killed() {
-                    let why = "this machine does not give the guardian enough processor time".to_owned();
-                    events.push(Event::Lease(Lease::Lost { proved: false, why }));
+                if matches!(ending, Ending::Killed(_))
+                    && let Some(why) = self.guard.has_killed()
+                {
+                    let why = match why {
+                        WhyEarly::Starved => "this machine does not give the guardian enough processor time",
+                        WhyEarly::Stopped => "the guardian does not run now and then, and may not run when it has to",
+                    };
+                    events.push(Event::Lease(Lease::Lost { proved: false, why: why.to_owned() }));
                 }
                 events.push(Event::Ended { ending, is_last });
             }
@@ -254,7 +266,7 @@ impl Run {
     fn suspends(&mut self, signal: Signal) -> bool {
         let Some(terminal) = &self.terminal else { return false };
         // Whoever is about to be killed is stopped before.
-        if self.guard.has_killed() {
+        if self.guard.has_killed().is_some() {
             return false;
         }
         if matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU) && terminal.lend(self.group.leader()) {

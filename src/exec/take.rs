@@ -1,6 +1,6 @@
 //! Takes all the locks of a command, or none.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,6 +11,7 @@ use super::guard::{Guard, HeldLock, Line};
 use super::leases::next_news;
 use super::policy::Lease;
 use super::signals::Signals;
+use super::waking::Waking;
 use crate::backend::{Ask, Backend, Hold, Wait};
 use crate::clock;
 use crate::error::{Failure, Kind};
@@ -36,6 +37,7 @@ pub(super) async fn take_all(
     backend: &Backend,
     guard: &mut Guard,
     signals: &mut Signals,
+    waking: &Waking,
 ) -> Result<Taken, Failure> {
     let begin = clock::now();
     let mut order: Vec<usize> = (0..job.asks.len()).collect();
@@ -57,7 +59,7 @@ pub(super) async fn take_all(
             acquired = backend.acquire(&ask) => acquired,
         };
         let kept = match acquired {
-            Ok(hold) => keep(&ask, hold, guard, job.rules.kill_after).await,
+            Ok(hold) => keep(&ask, hold, guard, job.rules.kill_after, waking).await,
             Err(failure) => Err((failure, None)),
         };
         match kept {
@@ -76,16 +78,28 @@ pub(super) async fn take_all(
 }
 
 /// Before a command may start the guardian knows of the lock, and the server keeps it if the connection breaks.
-async fn keep(ask: &Ask, mut hold: Hold, guard: &mut Guard, grace: Duration) -> Result<Kept, (Failure, Option<Hold>)> {
+async fn keep(
+    ask: &Ask,
+    mut hold: Hold,
+    guard: &mut Guard,
+    grace: Duration,
+    waking: &Waking,
+) -> Result<Kept, (Failure, Option<Hold>)> {
     let lock = HeldLock::of(ask, hold.grant());
-    let line: Line = hold.lifeline().map(Rc::new);
+    let mut line: Line = hold.lifeline().map(Arc::new);
     if let Err(why) = guard.lock(lock, line.clone()) {
         return Err((Failure::internal("tell the guardian", &why), Some(hold)));
     }
+    let asked = hold.terms().asked;
     if let Err(failure) = make_resumable(&mut hold, &ask.key).await {
         return Err((failure, Some(hold)));
     }
-    Ok(Kept { keeper: Keeper::start(hold, grace), line })
+    if hold.terms().asked != asked {
+        // That took another connection.
+        line = hold.lifeline().map(Arc::new);
+        guard.reconnected(&hold.grant().token, line.clone());
+    }
+    Ok(Kept { keeper: Keeper::start(hold, grace, waking.lateness()), line })
 }
 
 /// Returns when a lock that was taken is lost before all are.

@@ -10,6 +10,7 @@ use crate::backend::{Hold, Joined};
 use crate::clock::{self, Moment};
 use crate::error::Failure;
 use crate::lease::keeper::Keeper;
+use crate::lease::lateness::Lateness;
 use crate::lock::Token;
 
 /// Time that a holder needs to hear of a loss before its lease ends: it has no child to stop.
@@ -48,7 +49,12 @@ impl Lock {
     pub(super) fn hold(hold: Hold) -> Lock {
         let grant = hold.grant().clone();
         let held = Held { token: grant.token, fence: grant.fence, lease: grant.lease };
-        Lock::Held { keeper: Keeper::start(hold, GRACE), held, server: grant.server, since: clock::now() }
+        Lock::Held {
+            keeper: Keeper::start(hold, GRACE, Lateness::default()),
+            held,
+            server: grant.server,
+            since: clock::now(),
+        }
     }
 
     pub(super) fn server(&self) -> &str {

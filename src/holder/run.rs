@@ -260,18 +260,25 @@ impl Holder {
                 Err(failure) => Some((failure.message, None)),
             },
             Change::News => match &mut self.lock {
-                Lock::Held { keeper, held, .. } => match &*keeper.news.borrow_and_update() {
-                    LeaseNews::Lost { why, .. } => Some((why.clone(), Some(held.token.clone()))),
-                    LeaseNews::Held { lease, dead_at, .. } => {
-                        held.lease = *lease;
-                        held_until(&mut self.witness, *dead_at);
-                        None
+                Lock::Held { keeper, held, .. } => {
+                    if let Some(witness) = &mut self.witness
+                        && keeper.lifeline.has_changed().unwrap_or(false)
+                    {
+                        witness.reconnected(&held.token, keeper.lifeline.borrow_and_update().clone());
                     }
-                    LeaseNews::InDanger { dead_at, .. } => {
-                        held_until(&mut self.witness, *dead_at);
-                        None
+                    match &*keeper.news.borrow_and_update() {
+                        LeaseNews::Lost { why, .. } => Some((why.clone(), Some(held.token.clone()))),
+                        LeaseNews::Held { lease, dead_at, .. } => {
+                            held.lease = *lease;
+                            held_until(&mut self.witness, *dead_at);
+                            None
+                        }
+                        LeaseNews::InDanger { dead_at, .. } => {
+                            held_until(&mut self.witness, *dead_at);
+                            None
+                        }
                     }
-                },
+                }
                 Lock::Joining { .. } | Lock::Waiting { .. } | Lock::Lost { .. } => None,
             },
         };

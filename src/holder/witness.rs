@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::clock::Moment;
+use crate::lease::keeper::Lifeline;
 use crate::lock::Token;
 
 /// The holder's end of it. While there is one, it tells the owner of every end of the lock that the owner did not
@@ -14,6 +15,8 @@ pub trait Witness {
     fn watch_for(&mut self, owner: OwnedFd, signal: i32) -> io::Result<()>;
     /// The lock was granted. Should the holder die, its connection stays open with the witness until the owner knows.
     fn held(&mut self, token: &Token, connection: Option<OwnedFd>) -> io::Result<()>;
+    /// It was taken over on another connection.
+    fn reconnected(&mut self, token: &Token, connection: Lifeline);
     /// Until when the owner may rely on the lock; a moment that is over means a loss.
     fn held_until(&mut self, moment: Moment) -> io::Result<()>;
     /// All is well.

@@ -1,13 +1,16 @@
 //! The only place that renews: a loop that carries out what [`Keeping`] says, and tells the owner of a lock what
 //! became of its lease.
 
+use std::os::fd::OwnedFd;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::keeping::{Action, Event, Keeping, Order, Outcome, Work, released};
 pub use super::keeping::{LeaseNews, ORDER_WITHIN, RELEASE_WITHIN};
+use super::lateness::Lateness;
 use super::timer::BoottimeTimer;
 use crate::backend::{Hold, Renewal, Terms};
 use crate::clock::{self, Moment};
@@ -20,6 +23,10 @@ const AGREE_WITHIN: Duration = Duration::from_secs(2);
 /// A lock that was taken, as a backend has it.
 pub trait KeptLock {
     fn terms(&self) -> Terms;
+    /// A duplicate of the connection that the lock is tied to, if it is tied to one.
+    fn lifeline(&self) -> Option<OwnedFd> {
+        None
+    }
     fn broken(&mut self) -> impl Future<Output = String>;
     fn renew(&mut self, lease: Duration, until: Moment) -> impl Future<Output = Renewal>;
     fn restore(&mut self, lease: Duration, until: Moment) -> impl Future<Output = Renewal>;
@@ -49,11 +56,16 @@ pub async fn make_resumable(hold: &mut Hold, key: &Key) -> Result<(), Failure> {
     Err(failure.hint("the server went away just now: try again"))
 }
 
+/// A duplicate of a connection, kept open for the lock's sake.
+pub type Lifeline = Option<Arc<OwnedFd>>;
+
 type Reply = oneshot::Sender<Outcome>;
 
 /// The owner's end of a lock that is being kept. Dropping it gives the lock back, but nobody hears how that went.
 pub struct Keeper {
     pub news: watch::Receiver<LeaseNews>,
+    /// The connection on which it was taken over since, if it is tied to one. Changes before there are news of that.
+    pub lifeline: watch::Receiver<Lifeline>,
     /// What it was at the start.
     pub grant: Grant,
     /// Whether another process can take the lock over with its token.
@@ -62,10 +74,11 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps `hold` from now on; `grace` is how long before the end of the lease news of its loss are needed.
-    pub fn start(hold: Hold, grace: Duration) -> Keeper {
+    /// Keeps `hold` from now on; `grace` is how long before the end of the lease news of its loss are needed, and
+    /// `lateness` what is known of how late we wake.
+    pub fn start(hold: Hold, grace: Duration, lateness: Lateness) -> Keeper {
         let grant = hold.grant().clone();
-        let (keeper, keeping) = Keeper::of(hold, grant, grace, BoottimeTimer::new());
+        let (keeper, keeping) = Keeper::of(hold, grant, grace, BoottimeTimer::new(), lateness);
         tokio::spawn(keeping);
         keeper
     }
@@ -76,13 +89,16 @@ impl Keeper {
         grant: Grant,
         grace: Duration,
         clock: C,
+        lateness: Lateness,
     ) -> (Keeper, impl Future<Output = ()> + use<L, C>) {
         let terms = lock.terms();
-        let keeping = Keeping::new(terms, grace);
+        let mut keeping = Keeping::new(terms, grace);
+        keeping.begin(clock.now(), clock.refused(), lateness);
         let (tell, news) = watch::channel(keeping.held());
         let (orders, inbox) = mpsc::channel(4);
-        let keeper = Keeper { news, grant, can_move: terms.outlives_connection, orders };
-        (keeper, keep(lock, keeping, clock, Teller { tell, is_done: false }, inbox))
+        let (relink, lifeline) = watch::channel(None);
+        let keeper = Keeper { news, lifeline, grant, can_move: terms.outlives_connection, orders };
+        (keeper, keep(lock, keeping, clock, Teller { tell, relink, is_done: false }, inbox))
     }
 
     /// Renews now, for `lease` or as long as before; says how long the lease is then.
@@ -126,7 +142,7 @@ async fn keep<L: KeptLock, C: LeaseClock>(
     let mut has_owner = true;
     let mut work = Work::Listen;
     loop {
-        let mut working = pin!(carry_out(&mut lock, work));
+        let mut working = pin!(carry_out(&mut lock, work, teller.relink.clone()));
         let mut is_working = true;
         let mut next = None;
         while next.is_none() {
@@ -164,11 +180,15 @@ async fn keep<L: KeptLock, C: LeaseClock>(
     }
 }
 
-async fn carry_out<L: KeptLock>(lock: &mut L, work: Work) -> Event<Reply> {
+async fn carry_out<L: KeptLock>(lock: &mut L, work: Work, relink: watch::Sender<Lifeline>) -> Event<Reply> {
     match work {
         Work::Listen => Event::Broken(lock.broken().await),
         Work::Renew { lease, until } => Event::Answered(lock.renew(lease, until).await),
-        Work::Restore { lease, until } => Event::Answered(lock.restore(lease, until).await),
+        Work::Restore { lease, until } => {
+            let renewal = lock.restore(lease, until).await;
+            relink.send_replace(lock.lifeline().map(Arc::new));
+            Event::Answered(renewal)
+        }
         Work::GiveBack { until } => Event::GaveBack(lock.give_back(until).await),
         Work::Rest => std::future::pending().await,
     }
@@ -178,6 +198,7 @@ async fn carry_out<L: KeptLock>(lock: &mut L, work: Work) -> Event<Reply> {
 /// lock counts as lost, and whoever waits for news hears of it.
 struct Teller {
     tell: watch::Sender<LeaseNews>,
+    relink: watch::Sender<Lifeline>,
     is_done: bool,
 }
 
@@ -196,6 +217,10 @@ impl Drop for Teller {
 impl KeptLock for Hold {
     fn terms(&self) -> Terms {
         Hold::terms(self)
+    }
+
+    fn lifeline(&self) -> Option<OwnedFd> {
+        Hold::lifeline(self)
     }
 
     async fn broken(&mut self) -> String {
@@ -231,7 +256,7 @@ impl LeaseClock for BoottimeTimer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
     use crate::lock::Token;
@@ -317,7 +342,7 @@ mod tests {
         let lock = Scripted { heard: heard.clone(), renewals, panics };
         let token = Token::new("0123").unwrap();
         let grant = Grant { token, fence: None, lease: Duration::from_secs(30), asked: T0, server: "x".to_owned() };
-        let (keeper, keeping) = Keeper::of(lock, grant, Duration::ZERO, Wound(shown));
+        let (keeper, keeping) = Keeper::of(lock, grant, Duration::ZERO, Wound(shown), Lateness::default());
         tokio::spawn(keeping);
         Desk { keeper, heard, answer, wind }
     }

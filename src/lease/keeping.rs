@@ -191,6 +191,15 @@ impl<A> Keeping<A> {
         keeping
     }
 
+    /// To be said before anything else: how late we woke while the lock was waited for.
+    pub fn begin(&mut self, now: Moment, refused: Option<Duration>, lateness: Lateness) {
+        self.lateness = lateness;
+        self.lateness.looked(now, refused, self.plan.lease());
+        self.plan.set_late_margin(self.lateness.starved_margin());
+        // What was asked for may be long ago, though nobody is late for that.
+        self.wake_at = self.next_look(now);
+    }
+
     /// What is to be told of the lease as long as nothing else is known.
     pub fn held(&self) -> LeaseNews {
         let plan = &self.plan;
@@ -210,11 +219,12 @@ impl<A> Keeping<A> {
     }
 
     /// To be said before each event: `refused` is for how long this process has been refused a processor in all its
-    /// life, where the system tells. Who wakes late has to stop earlier: at once, and until a renewal finds it better.
+    /// life, where the system tells. Who wakes late for that has to stop earlier: at once, and until a renewal finds it
+    /// better. For one who is only stopped now and then the guardian is there.
     pub fn woke(&mut self, now: Moment, refused: Option<Duration>) {
         self.lateness.woke(now, self.wake_at, refused, self.plan.lease());
         let before = self.plan.dead_at();
-        self.plan.set_late_margin(self.lateness.margin().max(self.plan.late_margin()));
+        self.plan.set_late_margin(self.lateness.starved_margin().max(self.plan.late_margin()));
         self.is_shortened |= self.plan.dead_at() < before;
     }
 
@@ -290,7 +300,7 @@ impl<A> Keeping<A> {
     fn apply(&mut self, terms: Terms, actions: &mut Vec<Action<A>>) {
         self.outlives_connection = terms.outlives_connection;
         self.plan.set_unheard_limit(terms.unheard_limit);
-        self.plan.set_late_margin(self.lateness.margin());
+        self.plan.set_late_margin(self.lateness.starved_margin());
         self.plan.renewed(terms.asked, terms.lease, terms.asked.as_nanos() / 1000);
         actions.push(Action::Publish(self.held()));
     }
@@ -521,8 +531,12 @@ impl<A> Keeping<A> {
         if !self.plan.is_over_for_lateness(now) {
             return NOT_IN_TIME.to_owned();
         }
-        let worst = self.lateness.worst().as_secs_f64();
-        format!("this machine does not give dflock enough processor time: it had to wait {worst:.1}s for some")
+        let worst = self.lateness.starved().as_secs_f64();
+        if self.lateness.is_told() {
+            format!("this machine does not give dflock enough processor time: it had to wait {worst:.1}s for some")
+        } else {
+            format!("dflock did not run for {worst:.1}s, and more than once: stopped, or for want of processor time")
+        }
     }
 
     fn next_look(&self, now: Moment) -> Moment {

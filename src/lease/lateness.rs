@@ -2,7 +2,8 @@
 //!
 //! Whom the system refused a processor, as it does in a container with a quota, it will refuse it again: that counts
 //! from its first time. Who did not run for any other reason was stopped, or slept with the machine. That says
-//! nothing of the next time, unless it happens twice within a lease.
+//! nothing of the next time, unless it happens twice within a lease. Where the system does not tell the one from the
+//! other, both are taken for the worse.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -30,16 +31,35 @@ struct Part {
 }
 
 impl Lateness {
+    /// Begins, refused so much before.
+    pub fn begin(&mut self, refused: Option<Duration>) {
+        self.refused_before = refused;
+    }
+
+    /// Awake `now`, and not because it was time: what it was refused since it looked last counts as one waiting.
+    pub fn looked(&mut self, now: Moment, refused: Option<Duration>, window: Duration) {
+        let more = self.refused_since(refused);
+        self.remember(now, Duration::ZERO, more, window);
+    }
+
     /// Awake `now`, though it should have been at `due`. `refused` is for how long it has been refused a processor in
     /// all its life, where the system tells. This is remembered for `window`.
     pub fn woke(&mut self, now: Moment, due: Moment, refused: Option<Duration>, window: Duration) {
+        let late = now.since(due);
+        let more = self.refused_since(refused);
+        self.remember(now, late, more.min(late), window);
+    }
+
+    fn refused_since(&mut self, refused: Option<Duration>) -> Duration {
+        let before = std::mem::replace(&mut self.refused_before, refused);
+        refused.zip(before).map_or(Duration::ZERO, |(now, before)| now.saturating_sub(before))
+    }
+
+    fn remember(&mut self, now: Moment, late: Duration, refused: Duration, window: Duration) {
         while self.parts.front().is_some_and(|part| now.since(part.began) > window + window / PARTS) {
             self.parts.pop_front();
         }
-        let late = now.since(due);
-        let before = std::mem::replace(&mut self.refused_before, refused);
-        let refused = refused.zip(before).map_or(Duration::ZERO, |(now, before)| now.saturating_sub(before).min(late));
-        if late.is_zero() {
+        if late.is_zero() && refused.is_zero() {
             return;
         }
         match self.parts.back_mut() {
@@ -51,6 +71,24 @@ impl Lateness {
     /// How much sooner than the last moment somebody has to act who may be so late.
     pub fn margin(&self) -> Duration {
         self.worst() * CARE
+    }
+
+    /// The part of it that is owed to a system that gives too little processor time, and not to stops: one who was
+    /// stopped is not late because of it the next time.
+    pub fn starved_margin(&self) -> Duration {
+        self.starved() * CARE
+    }
+
+    /// Whether the system tells the one from the other.
+    pub fn is_told(&self) -> bool {
+        self.refused_before.is_some()
+    }
+
+    pub fn starved(&self) -> Duration {
+        if !self.is_told() {
+            return self.worst();
+        }
+        self.parts.iter().map(|part| part.refused).max().unwrap_or_default()
     }
 
     pub fn worst(&self) -> Duration {
@@ -118,6 +156,27 @@ mod tests {
             assert_eq!(after(&twice).worst(), ms(800));
             assert_eq!(after(&twice[..2]).worst(), ms(700));
         }
+    }
+
+    #[test]
+    fn stops_are_no_want_of_processor_time() {
+        let stops = |refused| after(&[(100, 0, refused), (2500, 2300, refused), (5100, 2300, refused)]);
+        assert_eq!((stops(Some(7)).starved(), stops(Some(7)).worst()), (Duration::ZERO, ms(2300)));
+        assert_eq!(stops(None).starved(), ms(2300), "nobody tells");
+    }
+
+    /// Its first wakings are all that is known when a command begins.
+    #[test]
+    fn who_was_refused_a_processor_from_the_beginning_knows_it() {
+        let mut lateness = Lateness::default();
+        lateness.looked(T0, Some(ms(90)), WINDOW);
+        assert_eq!(lateness.starved(), Duration::ZERO, "in all its life before");
+        lateness.looked(T0 + ms(800), Some(ms(790)), WINDOW);
+        assert_eq!(lateness.starved(), ms(700));
+        let mut lateness = Lateness::default();
+        lateness.begin(Some(ms(90)));
+        lateness.looked(T0, Some(ms(190)), WINDOW);
+        assert_eq!(lateness.starved(), ms(100));
     }
 
     #[test]

@@ -143,3 +143,23 @@ fn is_traced(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
 }
+
+/// Each is shorter than what the lease leaves, and nobody was refused a processor.
+#[test]
+fn two_stops_of_dflock_within_a_lease_end_no_command() {
+    let _quiet = crate::quiet();
+    let house = House::new();
+    let first = start(&house, &["-l", "10"]);
+    for _ in 0..2 {
+        first.signal("STOP");
+        observe(Duration::from_millis(2300), || is_running("first", &house), "the command runs");
+        first.signal("CONT");
+        observe(Duration::from_millis(500), || is_running("first", &house), "the command runs");
+    }
+    observe(Duration::from_secs(2), || is_running("first", &house) && house.is_held("k"), "the command runs");
+    first.signal("TERM");
+    // It ignores TERM, and is killed with all others after the grace.
+    processes_of("first", &house).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+    let said = first.finish();
+    assert!(!said.err.contains("lost"), "{said:?}");
+}

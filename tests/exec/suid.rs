@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::house::clean::{House, Running, Said};
+use crate::house::proxy::Proxy;
 use crate::house::tools::{NOBODY, is_there, skipped};
 use crate::house::{now, wait_for};
 
@@ -129,6 +130,37 @@ fn a_command_of_another_user_keeps_its_lock_beyond_its_time() {
     first.finish().code(124);
     wait_for("the end of the job", || (!is_alive(job)).then_some(()));
     other.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
+}
+
+/// The guardian keeps the connection that the lock has now, and not the one on which it was taken.
+#[test]
+fn a_connection_is_kept_open_for_a_command_that_cannot_be_ended_after_a_reconnect_too() {
+    let Some(other) = OtherUser::new() else { return };
+    let proxy = Proxy::to(&other.house.servers);
+    let mut first = other.command();
+    first.env("DFLOCK_SERVERS", &proxy.address).env("JOB", ROOT_JOB);
+    first.args(["exec", "-l", "60", "k", "-c", &format!("{AS_ROOT}; true")]);
+    let first = Running::start(&mut first);
+    let job = pid_in(&other.house, "pid");
+    let is_connected = || {
+        let stats = other.house.server().stats();
+        stats["locks"][0]["owner_conn_id"].as_u64().is_some_and(|connection| connection > 0)
+    };
+    assert!(is_connected());
+    let passed = proxy.passed();
+    proxy.cut();
+    wait_for("another connection", || (proxy.passed() > passed && is_connected()).then_some(()));
+    // In this window the guardian hears of it.
+    std::thread::park_timeout(Duration::from_millis(200));
+    first.signal("KILL");
+    let begin = now();
+    while begin.elapsed() < Duration::from_millis(500) {
+        assert!(is_connected() && is_alive(job), "the connection stays while the job lives");
+    }
+    std::fs::write(other.house.path("go"), "").expect("the sign is given");
+    other.house.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
+    assert!(!is_alive(job));
+    first.finish().code(137);
 }
 
 /// Another process of this user could read it there.

@@ -139,15 +139,16 @@ fn check_guardian(input: &[u8]) {
         Message::Group(leader) => assert!(leader > 1, "group {leader}"),
         Message::Leader(leader) => assert!(leader.pid > 1, "leader {leader:?}"),
         Message::Kin(kin) => assert!(kin.leader.is_none_or(|leader| leader.pid > 1), "a leader who is everybody"),
-        Message::Lock(lock) | Message::HandedOver(lock) => {
+        Message::Lock(lock) | Message::Reconnected(lock) | Message::HandedOver(lock) => {
             assert!(dflock::lock::Key::new(lock.key.as_bytes()).is_ok());
             assert!(dflock::lock::Token::new(lock.token.as_str()).is_ok());
         }
         Message::KillAt(_)
         | Message::HeldUntil(_)
         | Message::Owner(_)
-        | Message::Killed
+        | Message::Killed(_)
         | Message::Heard(_)
+        | Message::Ask
         | Message::Ended
         | Message::Farewell => {}
     }

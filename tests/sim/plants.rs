@@ -55,6 +55,12 @@ fn a_missing_guardian_is_found() {
 }
 
 #[test]
+fn a_guardian_that_stands_still_and_is_not_replaced_is_found() {
+    let expired = |found: &Violation| matches!(found, Violation::ChildPastLease { .. });
+    finds(Plant::SilenceIgnored, expired, past_lease);
+}
+
+#[test]
 fn a_release_before_the_group_is_gone_is_found() {
     let released = |found: &Violation| matches!(found, Violation::ChildPastLease { why: Why::Released, .. });
     finds(Plant::ReleaseBeforeGroupGone, released, past_lease);

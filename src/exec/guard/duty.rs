@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Moment;
 use crate::lease::lateness::Lateness;
 
@@ -29,6 +31,8 @@ pub struct Duty {
     held_until: Moment,
     lateness: Lateness,
     remember_for: Duration,
+    /// How much sooner than the end of this lease is the last moment for one who is stopped again and again.
+    stop_margin: Duration,
     /// Dflock is gone without a word.
     is_alone: bool,
     /// They were ended, and nobody was left.
@@ -41,6 +45,15 @@ impl Default for Duty {
     fn default() -> Duty {
         Duty::new()
     }
+}
+
+/// Why a guardian does not wait for the moment that it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhyEarly {
+    /// The machine gives it too little processor time.
+    Starved,
+    /// It did not run, again and again, and that may be for any reason.
+    Stopped,
 }
 
 /// What to do now.
@@ -64,6 +77,7 @@ impl Duty {
             held_until: Moment::NEVER,
             lateness: Lateness::default(),
             remember_for: REMEMBER_LEAST,
+            stop_margin: Duration::ZERO,
             is_alone: false,
             is_done: false,
             next_attempt: Moment::from_nanos(0),
@@ -89,11 +103,18 @@ impl Duty {
     pub fn set_held_until(&mut self, now: Moment, moment: Moment) {
         self.held_until = moment;
         self.remember_for = moment.since(now).max(REMEMBER_LEAST);
+        // A lease that is good is not over for stops before it, and the next one has time to be renewed.
+        let was_stopped = self.lateness.margin() > self.lateness.starved_margin();
+        self.stop_margin = if was_stopped { self.lateness.margin().min(moment.since(now) / 2) } else { Duration::ZERO };
     }
 
-    /// Awake `now`, though it should have been at `due`: see [`Lateness::woke`].
+    /// Awake `now`, though it should have been at `due`, or was to be awake for nothing but what is told: see
+    /// [`Lateness::woke`].
     pub fn woke(&mut self, now: Moment, due: Moment, refused: Option<Duration>) {
-        self.lateness.woke(now, due, refused, self.remember_for);
+        match due {
+            Moment::NEVER => self.lateness.looked(now, refused, self.remember_for),
+            due => self.lateness.woke(now, due, refused, self.remember_for),
+        }
     }
 
     /// Whether we woke as soon as we wanted, of late.
@@ -105,13 +126,17 @@ impl Duty {
     fn end_at(&self) -> Moment {
         match self.kill_at {
             Moment::NEVER => Moment::NEVER,
-            told => told.min(self.held_until - self.lateness.margin()),
+            told => told.min(self.held_until - self.lateness.starved_margin().max(self.stop_margin)),
         }
     }
 
-    /// Whether dflock would not expect that the command is ended now.
-    pub fn is_early(&self, now: Moment) -> bool {
-        !self.is_alone && now < self.kill_at
+    /// Why the command is ended now, if dflock would not expect that.
+    pub fn why_early(&self, now: Moment) -> Option<WhyEarly> {
+        if self.is_alone || now >= self.kill_at {
+            return None;
+        }
+        let is_starved = now >= self.held_until - self.lateness.starved_margin();
+        Some(if is_starved && self.lateness.is_told() { WhyEarly::Starved } else { WhyEarly::Stopped })
     }
 
     /// Nothing more will be told.
@@ -197,7 +222,8 @@ mod tests {
         duty.woke(at(2.9), at(1.9), Some(secs(1.3)));
         assert_eq!(duty.step(at(2.9)), Step::Wait(at(7.0)));
         assert_eq!(duty.step(at(7.0)), Step::End);
-        assert!(duty.is_early(at(7.0)) && !duty.is_early(at(9.0)));
+        assert_eq!(duty.why_early(at(7.0)), Some(WhyEarly::Starved));
+        assert_eq!(duty.why_early(at(9.0)), None);
         // Renewed, so that there is time again.
         duty.set_held_until(at(7.0), at(17.0));
         duty.set_kill_at(at(16.0));
@@ -211,6 +237,33 @@ mod tests {
         // What is only told kills nobody, however late.
         duty.set_kill_at(Moment::NEVER);
         assert_eq!(duty.step(at(15.5)), Step::Wait(Moment::NEVER));
+    }
+
+    #[test]
+    fn stops_end_no_lease_that_is_good_and_count_for_the_next_one() {
+        let mut duty = duty();
+        duty.set_held_until(at(0.0), at(10.0));
+        for woke in [3.0, 5.9] {
+            duty.woke(at(woke - 2.4), at(woke - 2.4), Some(secs(0.1)));
+            duty.woke(at(woke), at(woke - 2.3), Some(secs(0.1)));
+            assert_eq!(duty.step(at(woke)), Step::Wait(at(9.0)));
+        }
+        duty.set_held_until(at(6.0), at(16.0));
+        duty.set_kill_at(at(15.0));
+        assert_eq!(duty.step(at(6.0)), Step::Wait(at(11.0)), "half of it is left to renew it");
+        assert_eq!((duty.step(at(11.0)), duty.why_early(at(11.0))), (Step::End, Some(WhyEarly::Stopped)));
+    }
+
+    /// The messages that come before a command begins are the first that a guardian is woken by.
+    #[test]
+    fn who_was_late_for_what_it_was_told_ends_the_first_lease_sooner() {
+        let mut duty = Duty::new();
+        duty.woke(at(0.0), Moment::NEVER, Some(secs(0.1)));
+        duty.woke(at(1.1), Moment::NEVER, Some(secs(1.1)));
+        duty.command_begins();
+        duty.set_held_until(at(1.2), at(10.0));
+        duty.set_kill_at(at(9.0));
+        assert_eq!(duty.step(at(1.2)), Step::Wait(at(7.0)));
     }
 
     #[test]

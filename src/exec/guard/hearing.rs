@@ -11,28 +11,34 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// The same from one that wants to run and may not. Another one would not come sooner.
 const ANSWER_WITHIN_WHEN_BUSY: Duration = Duration::from_secs(10);
 
+/// One that was ordered nothing for so long is asked.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+
 /// Who looks so much later than he wanted did not run himself: it may have slept with us.
 const WE_SLEPT: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Default)]
-pub(super) struct Hearing {
+pub struct Hearing {
     ordered: u64,
     heard: u64,
+    last_order: Option<Moment>,
     /// From when on an answer is waited for; what we slept through does not count.
     since: Option<Moment>,
     look_at: Option<Moment>,
 }
 
 impl Hearing {
-    pub(super) fn ordered(&mut self, now: Moment) {
+    /// It was sent something that it answers.
+    pub fn ordered(&mut self, now: Moment) {
         self.ordered += 1;
+        self.last_order = Some(now);
         if self.since.is_none() {
             self.wait(now);
         }
     }
 
     /// It says that it has heard so many orders.
-    pub(super) fn answered(&mut self, now: Moment, heard: u64) {
+    pub fn answered(&mut self, now: Moment, heard: u64) {
         if heard <= self.heard {
             return;
         }
@@ -48,13 +54,18 @@ impl Hearing {
         (self.since, self.look_at) = (Some(now), Some(now + ANSWER_WITHIN));
     }
 
-    /// When to look for its answer.
-    pub(super) fn look_at(&self) -> Moment {
-        self.look_at.unwrap_or(Moment::NEVER)
+    /// When to look for its answer, or to ask.
+    pub fn look_at(&self) -> Moment {
+        self.look_at.or(self.last_order.map(|last| last + ASK_EVERY)).unwrap_or(Moment::NEVER)
+    }
+
+    /// Whether it is to be asked, having answered all before.
+    pub fn has_to_be_asked(&self, now: Moment) -> bool {
+        self.look_at.is_none() && now >= self.look_at()
     }
 
     /// Whether it is to be given up. `is_busy`: it wants to run.
-    pub(super) fn is_silent(&mut self, now: Moment, is_busy: impl FnOnce() -> bool) -> bool {
+    pub fn is_silent(&mut self, now: Moment, is_busy: impl FnOnce() -> bool) -> bool {
         let (Some(since), Some(look_at)) = (self.since, self.look_at) else { return false };
         if now < look_at {
             return false;
@@ -88,9 +99,11 @@ mod tests {
     fn one_that_answers_is_left_alone() {
         let mut hearing = ordered();
         hearing.ordered(at(0.1));
+        assert!(!hearing.has_to_be_asked(at(99.0)));
         hearing.answered(at(0.2), 2);
-        assert_eq!(hearing.look_at(), Moment::NEVER);
         assert!(!hearing.is_silent(at(99.0), || false));
+        assert_eq!(hearing.look_at(), at(2.1));
+        assert!(!hearing.has_to_be_asked(at(2.0)) && hearing.has_to_be_asked(at(2.1)));
         // To the next order the old answer is none.
         hearing.ordered(at(100.0));
         hearing.answered(at(100.1), 2);

@@ -30,7 +30,7 @@ struct Life {
     reach: Option<Reach>,
     locks: Vec<HeldLock>,
     /// Never read: as long as they are open, the locks are not free.
-    connections: Vec<OwnedFd>,
+    connections: Vec<(HeldLock, OwnedFd)>,
     /// Instead of a command.
     owner: Option<Owner>,
     /// How many orders were heard, and how many of them were answered.
@@ -90,9 +90,9 @@ pub(super) fn watch(socket: &OwnedFd) -> Vec<HeldLock> {
                 wait((!life.duty.is_alone()).then_some(socket), until);
             }
             Step::End => {
-                if life.duty.is_early(now) {
+                if let Some(why) = life.duty.why_early(now) {
                     // Whether dflock hears it or not.
-                    let _ = send(socket, &Message::Killed, None);
+                    let _ = send(socket, &Message::Killed(why), None);
                 }
                 let is_anyone_left = life.end_command();
                 life.duty.attempted(now, is_anyone_left);
@@ -158,8 +158,13 @@ impl Life {
         self.heard += u64::from(message.is_answered());
         match message {
             Message::Lock(lock) => {
+                self.connections.extend(descriptors.into_iter().map(|connection| (lock.clone(), connection)));
                 self.locks.push(lock);
-                self.connections.extend(descriptors);
+            }
+            Message::Reconnected(lock) => {
+                // The old one is broken; as long as it is open it does no harm.
+                self.connections.retain(|(known, _)| *known != lock || descriptors.is_empty());
+                self.connections.extend(descriptors.into_iter().map(|connection| (lock.clone(), connection)));
             }
             Message::HandedOver(lock) => self.locks.retain(|known| *known != lock),
             Message::Kin(kin) => {
@@ -191,7 +196,7 @@ impl Life {
                 self.owner = process.map(|process| Owner { vigil: Vigil::new(), process, signal });
             }
             Message::Ended => self.duty.command_ended(),
-            Message::Killed | Message::Heard(_) | Message::Farewell => {}
+            Message::Killed(_) | Message::Heard(_) | Message::Ask | Message::Farewell => {}
         }
     }
 

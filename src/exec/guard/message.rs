@@ -10,6 +10,7 @@ use nix::sys::socket::{
 use serde::{Deserialize, Serialize};
 
 use super::HeldLock;
+use super::duty::WhyEarly;
 use crate::exec::kin::Kin;
 use crate::procfs::Identity;
 use crate::sys;
@@ -24,6 +25,8 @@ const MAX_INTRODUCTION: usize = 64 * 1024;
 pub enum Message {
     /// A lock to let go of when the command is gone; its connection comes along.
     Lock(HeldLock),
+    /// It was taken over on another connection, which comes along.
+    Reconnected(HeldLock),
     /// Another process keeps this one from now on.
     HandedOver(HeldLock),
     /// By what a command's processes are known, before there is one.
@@ -40,8 +43,10 @@ pub enum Message {
     /// descriptor comes along that stands for this process.
     Owner(i32),
     /// The guardian's own word: it ends the command before it was told to, since it wakes too late.
-    Killed,
-    /// The guardian's answer: of `KillAt` and `HeldUntil` it has heard so many.
+    Killed(WhyEarly),
+    /// Nothing but whether it hears.
+    Ask,
+    /// The guardian's answer: of `KillAt`, `HeldUntil` and `Ask` it has heard so many.
     Heard(u64),
     /// The command has ended by itself: whom it leaves behind is left alone.
     Ended,
@@ -65,7 +70,7 @@ impl Message {
 
     /// Whether the guardian says that it has heard it.
     pub(super) fn is_answered(&self) -> bool {
-        matches!(self, Message::KillAt(_) | Message::HeldUntil(_))
+        matches!(self, Message::KillAt(_) | Message::HeldUntil(_) | Message::Ask)
     }
 
     pub fn write(&self) -> io::Result<Vec<u8>> {

@@ -8,20 +8,20 @@
 //! A holder has one too, if its owner wants to be told when it is killed: instead of a command there is an owner then.
 //!
 //! One that is stopped, frozen, or in the hands of a debugger is no guardian. It answers every order, so that this is
-//! noticed, and another one takes its place.
+//! noticed, and another one takes its place; when there is nothing to order for long, it is asked.
 //!
 //! `duty` and, for an owner, `vigil` decide, `life` does it, `message` is what goes between us, and `hearing` says whether
 //! it arrives.
 
 pub mod duty;
-mod hearing;
+pub mod hearing;
 mod life;
 pub mod message;
 mod vigil;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -35,9 +35,11 @@ use super::kin::Kin;
 use crate::backend::Ask;
 use crate::clock::{self, Moment};
 use crate::error::Failure;
+use crate::lease::keeper::Lifeline;
 use crate::lock::{Grant, Key, Space, Token};
 use crate::procfs::{self, Identity};
 use crate::sys::{self, Announcement, Fork};
+use duty::WhyEarly;
 use hearing::Hearing;
 use message::Message;
 
@@ -66,7 +68,7 @@ impl HeldLock {
 }
 
 /// The connection that a lock is kept with, where it depends on one.
-pub type Line = Option<Rc<OwnedFd>>;
+pub type Line = Lifeline;
 
 /// What is done about locks that the guardian has to let go of.
 pub type LetGo<'a> = &'a (dyn Fn(Vec<HeldLock>) + Sync);
@@ -87,8 +89,8 @@ pub struct Guard {
     hearing: Hearing,
     /// It has missed something, or was seen to be stopped.
     is_unfit: bool,
-    /// It has said that it ended the command for want of time.
-    has_killed: bool,
+    /// It has said that it ended the command sooner than it was told.
+    has_killed: Option<WhyEarly>,
     successor: Successor,
     /// When the last successor was started.
     replaced_at: Option<Moment>,
@@ -129,7 +131,7 @@ impl Guard {
             Fork::Parent(pid) => {
                 let (kill_at, held_until) = (Moment::NEVER, Moment::NEVER);
                 let told = Told { locks: Vec::new(), kin: None, kill_at, held_until, owner: None };
-                let (hearing, is_unfit, has_killed) = (Hearing::default(), false, false);
+                let (hearing, is_unfit, has_killed) = (Hearing::default(), false, None);
                 Ok(Guard { socket: ours, pid, hearing, is_unfit, has_killed, successor, replaced_at: None, told })
             }
             Fork::Child => {
@@ -160,7 +162,13 @@ impl Guard {
 
     /// Hears what it has to say; puts another one in its place if it is gone, or does not hear.
     pub fn attend(&mut self) -> io::Result<()> {
-        if self.is_well() { Ok(()) } else { self.replace() }
+        if !self.is_well() {
+            return self.replace();
+        }
+        if self.hearing.has_to_be_asked(clock::now()) {
+            self.order(&Message::Ask);
+        }
+        Ok(())
     }
 
     fn is_well(&mut self) -> bool {
@@ -173,7 +181,7 @@ impl Guard {
     fn listen(&mut self) {
         while let Ok(Some((message, _))) = message::receive(&self.socket) {
             match message {
-                Message::Killed => self.has_killed = true,
+                Message::Killed(why) => self.has_killed = Some(why),
                 Message::Heard(orders) => self.hearing.answered(clock::now(), orders),
                 _ => {}
             }
@@ -277,7 +285,7 @@ impl Guard {
 
     /// Whoever relies on the locks without a command, and how it is told that they end.
     pub fn owner(&mut self, signal: i32, process: OwnedFd) -> io::Result<()> {
-        let process = Some(Rc::new(process));
+        let process = Some(Arc::new(process));
         self.told.owner = Some((signal, process.clone()));
         self.tell(&Message::Owner(signal), process.as_deref())
     }
@@ -285,6 +293,17 @@ impl Guard {
     pub fn lock(&mut self, lock: HeldLock, line: Line) -> io::Result<()> {
         self.told.locks.push((lock.clone(), line.clone()));
         self.tell(&Message::Lock(lock), line.as_deref())
+    }
+
+    /// The lock was taken over on another connection, which is kept open instead. As with [`Guard::kill_at`].
+    pub fn reconnected(&mut self, token: &Token, line: Line) {
+        let known = self.told.locks.iter_mut().find(|(lock, _)| lock.token == *token);
+        let Some((lock, before)) = known else { return };
+        *before = line;
+        let message = Message::Reconnected(lock.clone());
+        if self.pid == NOBODY || message::send(&self.socket, &message, before.as_deref()).is_err() {
+            self.is_unfit = true;
+        }
     }
 
     /// Another process keeps this lock from now on, or is about to: it is not ours to let go of.
@@ -299,8 +318,8 @@ impl Guard {
         self.tell(&Message::Ended, None)
     }
 
-    /// Whether it has ended the command before the moment that it was told, for want of time.
-    pub(super) fn has_killed(&mut self) -> bool {
+    /// Whether it has ended the command before the moment that it was told, and why.
+    pub(super) fn has_killed(&mut self) -> Option<WhyEarly> {
         self.listen();
         self.has_killed
     }

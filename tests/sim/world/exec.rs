@@ -182,12 +182,16 @@ impl Run {
             let mut happened = None;
             tokio::select! {
                 biased;
-                () = env.wait_until(self.due.min(sweep_at)) => events.push(Event::Due),
+                () = env.wait_until(self.due.min(sweep_at).min(self.guard.attend_at())) => events.push(Event::Due),
                 what = told.recv() => happened = what,
                 news = next_news(keepers) => {
                     self.guard.say(Message::HeldUntil(soonest(&self.keepers).ends_at));
                     events.extend(news.into_iter().map(Event::Lease));
                 }
+            }
+            if self.env.now() >= self.guard.attend_at() && !self.guard.attend() {
+                self.env.tell(&format!("client {}", self.client), || "replaces a silent guardian".to_owned());
+                self.replace_guardian();
             }
             match happened {
                 Some(Happened::Ended(ending)) => {
@@ -207,11 +211,12 @@ impl Run {
     }
 
     fn replace_guardian(&mut self) {
-        self.guard = Guard::start(&self.env, self.client, self.tell.clone());
-        self.left.iter().for_each(|left| self.guard.say(Message::Lock(left.clone(), None)));
-        self.guard.say(Message::HeldUntil(soonest(&self.keepers).ends_at));
-        self.guard.say(Message::Group(self.group.clone()));
-        self.guard.say(Message::KillAt(self.policy.guard_at()));
+        let successor = Guard::start(&self.env, self.client, self.tell.clone());
+        successor.say(Message::Group(self.group.clone()));
+        successor.say(Message::HeldUntil(soonest(&self.keepers).ends_at));
+        successor.say(Message::KillAt(self.policy.guard_at()));
+        self.left.iter().for_each(|left| successor.say(Message::Lock(left.clone(), None)));
+        std::mem::replace(&mut self.guard, successor).dismiss();
     }
 
     fn act(&mut self, action: Action) -> Option<Status> {

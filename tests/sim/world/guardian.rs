@@ -1,10 +1,12 @@
-//! The guardian: stands for `exec::guard`, whose `Duty` decides. A process of its own, that outlives dflock by
+//! The guardian: stands for `exec::guard`, whose `Duty` and `Hearing` decide. A process of its own, that outlives dflock by
 //! what has to be done.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use dflock::clock::Moment;
 use dflock::exec::guard::duty::{Duty, Step};
+use dflock::exec::guard::hearing::Hearing;
 use dflock::server::stamp::Stamp;
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
@@ -25,7 +27,14 @@ pub enum Message {
     /// Until when the locks are held for sure.
     HeldUntil(Moment),
     Lock(Left, Option<Socket>),
+    Ask,
     Farewell,
+}
+
+impl Message {
+    fn is_answered(&self) -> bool {
+        matches!(self, Message::KillAt(_) | Message::HeldUntil(_) | Message::Ask)
+    }
 }
 
 /// A lock to let go of.
@@ -36,7 +45,11 @@ pub struct Left {
 }
 
 pub struct Guard {
+    env: Env,
+    process: usize,
     tell: mpsc::UnboundedSender<Message>,
+    answers: mpsc::UnboundedReceiver<u64>,
+    hearing: RefCell<Hearing>,
 }
 
 impl Guard {
@@ -44,21 +57,55 @@ impl Guard {
         let world = &env.world;
         let process = world.new_process(env.machine());
         let (tell, told) = mpsc::unbounded_channel();
+        let (answer, answers) = mpsc::unbounded_channel();
         let own = Env { world: world.clone(), process };
         world.guardian_starts(client, process, gone);
         world.spawn(process, async move {
-            let left = watch(&own, client, told).await;
+            let left = watch(&own, client, told, answer).await;
             for Left { site, token } in left {
                 let site = Site { env: own.clone(), ..site };
                 site.release(token).await;
             }
         });
-        Guard { tell }
+        Guard { env: env.clone(), process, tell, answers, hearing: RefCell::default() }
     }
 
     /// If it is gone, that is noticed when it is reaped.
     pub fn say(&self, message: Message) {
+        if message.is_answered() {
+            self.hearing.borrow_mut().ordered(self.env.now());
+        }
         let _ = self.tell.send(message);
+    }
+
+    /// When to attend to it.
+    pub fn attend_at(&self) -> Moment {
+        self.hearing.borrow().look_at()
+    }
+
+    /// Asks, if it has to be asked. `false`: it does not answer.
+    pub fn attend(&mut self) -> bool {
+        let now = self.env.now();
+        while let Ok(heard) = self.answers.try_recv() {
+            self.hearing.borrow_mut().answered(now, heard);
+        }
+        if self.env.world.plant == Plant::SilenceIgnored {
+            self.hearing.take();
+        }
+        let is_starved = self.env.world.starves(self.process);
+        if self.hearing.borrow_mut().is_silent(now, || is_starved) {
+            return false;
+        }
+        if self.hearing.borrow().has_to_be_asked(now) {
+            self.say(Message::Ask);
+        }
+        true
+    }
+
+    /// Another one knows all.
+    pub fn dismiss(self) {
+        self.say(Message::Farewell);
+        self.env.world.kill(self.process);
     }
 }
 
@@ -68,12 +115,18 @@ struct Life {
     group: Option<Group>,
     locks: Vec<Left>,
     connections: Vec<Option<Socket>>,
+    heard: u64,
 }
 
 /// Returns what is to be given back.
-async fn watch(env: &Env, client: usize, mut told: mpsc::UnboundedReceiver<Message>) -> Vec<Left> {
-    let mut life = Life { duty: Duty::new(), group: None, locks: Vec::new(), connections: Vec::new() };
-    let mut due = Moment::NEVER;
+async fn watch(
+    env: &Env,
+    client: usize,
+    mut told: mpsc::UnboundedReceiver<Message>,
+    answer: mpsc::UnboundedSender<u64>,
+) -> Vec<Left> {
+    let mut life = Life { duty: Duty::new(), group: None, locks: Vec::new(), connections: Vec::new(), heard: 0 };
+    let (mut due, mut answered) = (Moment::NEVER, 0);
     loop {
         // All that was said comes first, and what it cannot hear any more.
         while !life.duty.is_alone() {
@@ -86,6 +139,10 @@ async fn watch(env: &Env, client: usize, mut told: mpsc::UnboundedReceiver<Messa
                     life.duty.dflock_is_gone();
                 }
             }
+        }
+        if life.heard > answered {
+            answered = life.heard;
+            let _ = answer.send(answered);
         }
         let now = env.now();
         if env.world.plant != Plant::LatenessIgnored {
@@ -126,6 +183,7 @@ async fn watch(env: &Env, client: usize, mut told: mpsc::UnboundedReceiver<Messa
 
 impl Life {
     fn hear(&mut self, now: Moment, message: Message) {
+        self.heard += u64::from(message.is_answered());
         match message {
             Message::Group(group) => {
                 self.group = Some(group);
@@ -137,7 +195,7 @@ impl Life {
                 self.locks.push(left);
                 self.connections.push(connection);
             }
-            Message::Farewell => {}
+            Message::Ask | Message::Farewell => {}
         }
     }
 }

@@ -71,6 +71,11 @@ pub enum What {
     KillGuardian {
         client: usize,
     },
+    /// It stands still, and nobody is told: a debugger, a freezer.
+    HoldGuardian {
+        client: usize,
+        for_ms: u64,
+    },
     KillCommand {
         client: usize,
     },
@@ -187,7 +192,17 @@ impl History {
                 Theme::Anything => fault(&mut random, site, clients as u64),
             };
             let steps = if !upgrades && random.chance(60) { random.below(40) } else { 0 };
-            decisions.push(Decision { at_ms, steps, what });
+            decisions.push(Decision { at_ms, steps, what: what.clone() });
+            if let What::HoldGuardian { client, .. } = what {
+                // By then it is noticed, unless dflock did not run all the while.
+                at_ms += 5_000 + random.below(2_000);
+                let what = if random.chance(50) {
+                    What::KillDflock { client }
+                } else {
+                    What::Freeze { client, for_ms: 30_000 }
+                };
+                decisions.push(Decision { at_ms, steps: 0, what });
+            }
             // Troubles come together.
             if theme == Theme::Anything && random.chance(30) {
                 let what = fault(&mut random, site, clients as u64);
@@ -307,7 +322,8 @@ fn fault(random: &mut Random, site: Site, clients: u64) -> What {
             _ => What::SetWall { by_ms: *random.pick(&[-3_600_000, 3_600_000, -1_000_000_000, 90_000]) },
         };
     }
-    match random.below(23) {
+    match random.below(25) {
+        23.. => What::HoldGuardian { client, for_ms: for_ms + 10_000 },
         21.. => What::FreezeServer { for_ms },
         0..4 => What::Cut { client },
         4..6 => What::HalfOpen { client },

@@ -11,6 +11,7 @@ use dflock::backend::{Renewal, Terms};
 use dflock::clock::Moment;
 use dflock::error::Failure;
 use dflock::lease::keeper::{Keeper, KeptLock, LeaseClock, LeaseNews};
+use dflock::lease::lateness::Lateness;
 use dflock::lock::{Grant, Token};
 use tokio::sync::watch;
 
@@ -29,7 +30,7 @@ pub fn start(hold: Hold, grace: Duration) -> Keeper {
     let shown = Rc::new(Shown::default());
     let clock = Clock { env: env.clone(), shown: shown.clone() };
     let mut observer = Observer::of(&hold, &shown);
-    let (mut keeper, keeping) = Keeper::of(Kept { shown, hold }, grant, grace, clock);
+    let (mut keeper, keeping) = Keeper::of(Kept { shown, hold }, grant, grace, clock, Lateness::default());
     let mut said = keeper.news.clone();
     observer.hear(&said.borrow_and_update());
     let (tell, news) = watch::channel(said.borrow().clone());

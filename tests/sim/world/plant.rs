@@ -7,6 +7,8 @@ pub enum Plant {
     /// A child may live to the very end of the lease.
     MarginRemoved,
     GuardianOff,
+    /// A guardian that does not answer is taken for one that does.
+    SilenceIgnored,
     /// The lock is given back when the command ends, whoever is left of its group.
     ReleaseBeforeGroupGone,
     /// Whoever is left of the group of a command that was killed is left alone.

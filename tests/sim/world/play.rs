@@ -31,6 +31,8 @@ pub struct Client {
     pub machine: usize,
     pub process: usize,
     guardian: Option<(usize, mpsc::UnboundedSender<Happened>)>,
+    /// When its guardian was made to stand still, for the last time.
+    held_at: u64,
     pub child: Option<usize>,
     /// What its command is left with after a proved loss.
     pub grace_after_loss: u64,
@@ -76,6 +78,7 @@ fn run(world: &Rc<World>) -> u64 {
             machine,
             process,
             guardian: None,
+            held_at: 0,
             child: None,
             grace_after_loss: SECOND,
             woke_at: 0,

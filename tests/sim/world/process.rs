@@ -85,6 +85,11 @@ impl World {
         processes[process].stopped || self.machines.borrow()[processes[process].machine].asleep_since.is_some()
     }
 
+    /// By a signal, or by whoever else can.
+    pub fn is_stopped(&self, process: usize) -> bool {
+        self.processes.borrow()[process].stopped
+    }
+
     /// As SIGKILL does, and as the end of a program: whatever it had open is closed.
     pub fn kill(&self, process: usize) {
         let ids = {

@@ -5,6 +5,9 @@ use super::*;
 /// Between the end of what a server holds that drains, and its own; and so long until the next one is there.
 const DRAINED_MS: u64 = 20;
 
+/// How long it takes at most until a guardian that stands still is replaced.
+const NOTICED: u64 = 4 * SECOND;
+
 impl World {
     pub(super) fn decide(self: &Rc<World>, at: usize) {
         let Decision { what, .. } = self.history.decisions[at].clone();
@@ -18,6 +21,7 @@ impl World {
             What::Freeze { client, for_ms } => self.freeze(client, for_ms),
             What::KillDflock { client } => self.kill_dflock(client),
             What::KillGuardian { client } => self.kill_guardian(client),
+            What::HoldGuardian { client, for_ms } => self.hold_guardian(client, for_ms),
             What::KillCommand { client } => {
                 if let Some(Client { leader: Some(group), .. }) = self.clients.borrow().get(client) {
                     group.kill_leader();
@@ -155,10 +159,33 @@ impl World {
 
     fn can_be_harmed(&self, client: usize) -> bool {
         let clients = self.clients.borrow();
-        let Some(Client { ended: false, process, guardian, .. }) = clients.get(client) else { return false };
-        // Without its guardian nobody could act for it.
-        let guarded = guardian.as_ref().is_none_or(|(process, _)| !self.is_dead(*process));
-        guarded && !self.is_dead(*process)
+        let Some(Client { ended: false, process, guardian, held_at, thawed_at, woke_at, .. }) = clients.get(client)
+        else {
+            return false;
+        };
+        // Without its guardian nobody could act for it. One that stands still is noticed, by who runs.
+        let since = held_at.max(thawed_at).max(woke_at);
+        let is_noticed = self.now() >= since + NOTICED && !self.starves(*process) && !self.is_frozen(*process);
+        let guards = |guardian| !self.is_dead(guardian) && (!self.is_stopped(guardian) || is_noticed);
+        guardian.as_ref().is_none_or(|(guardian, _)| guards(*guardian)) && !self.is_dead(*process)
+    }
+
+    fn hold_guardian(self: &Rc<World>, client: usize, for_ms: u64) {
+        let guardian = {
+            let mut clients = self.clients.borrow_mut();
+            let Some(Client { guardian: Some((guardian, _)), process, held_at, leader: Some(_), .. }) =
+                clients.get_mut(client)
+            else {
+                return;
+            };
+            if self.is_frozen(*process) || self.is_dead(*process) || self.is_dead(*guardian) {
+                return;
+            }
+            *held_at = self.now();
+            *guardian
+        };
+        self.stop(guardian);
+        self.after(for_ms * MS, move |world| world.go_on(guardian));
     }
 
     fn freeze(self: &Rc<World>, client: usize, for_ms: u64) {
