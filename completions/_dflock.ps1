@@ -48,7 +48,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]')
             [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]')
             [CompletionResult]::new('--lease', '--lease', [CompletionResultType]::ParameterName, 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]')
-            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'Take one of N slots instead: all users of KEY must name the same N')
+            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'Take one of N slots: all must name the same N, and whoever names none takes another lock')
             [CompletionResult]::new('--also', '--also', [CompletionResultType]::ParameterName, 'Take this key too, all or nothing (can be repeated)')
             [CompletionResult]::new('-E', '-E ', [CompletionResultType]::ParameterName, 'Exit code when the lock is not obtained [default: 75]')
             [CompletionResult]::new('--busy-code', '--busy-code', [CompletionResultType]::ParameterName, 'Exit code when the lock is not obtained [default: 75]')
@@ -268,7 +268,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             break
         }
         'dflock;sem;acquire' {
-            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once; all its users must name the same number')
+            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once: all must name the same number; the lock KEY is another thing')
             [CompletionResult]::new('-w', '-w', [CompletionResultType]::ParameterName, 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]')
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]')
             [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]')
@@ -309,7 +309,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             dflock holders --keys --for sem-release 2>$null | Where-Object { $_ -match '^[\w./:%+,-]+$' } | ForEach-Object {
                 [CompletionResult]::new($_, $_, [CompletionResultType]::ParameterValue, 'A key that a holder has')
             }
-            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once; all its users must name the same number')
+            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once: all must name the same number; the lock KEY is another thing')
             [CompletionResult]::new('--token-file', '--token-file', [CompletionResultType]::ParameterName, 'Read the token from this file: an argument can be seen by other users')
             [CompletionResult]::new('-s', '-s', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
             [CompletionResult]::new('--servers', '--servers', [CompletionResultType]::ParameterName, 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]')
@@ -341,7 +341,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             dflock holders --keys --for sem-renew 2>$null | Where-Object { $_ -match '^[\w./:%+,-]+$' } | ForEach-Object {
                 [CompletionResult]::new($_, $_, [CompletionResultType]::ParameterValue, 'A key that a holder has')
             }
-            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once; all its users must name the same number')
+            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once: all must name the same number; the lock KEY is another thing')
             [CompletionResult]::new('--token-file', '--token-file', [CompletionResultType]::ParameterName, 'Read the token from this file: an argument can be seen by other users')
             [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'New lease [default: as before, as far as it is known; else the server''s]')
             [CompletionResult]::new('--lease', '--lease', [CompletionResultType]::ParameterName, 'New lease [default: as before, as far as it is known; else the server''s]')
@@ -371,7 +371,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             break
         }
         'dflock;sem;enqueue' {
-            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once; all its users must name the same number')
+            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once: all must name the same number; the lock KEY is another thing')
             [CompletionResult]::new('-w', '-w', [CompletionResultType]::ParameterName, 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]')
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]')
             [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]')
@@ -411,7 +411,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             dflock holders --keys --for sem-wait 2>$null | Where-Object { $_ -match '^[\w./:%+,-]+$' } | ForEach-Object {
                 [CompletionResult]::new($_, $_, [CompletionResultType]::ParameterValue, 'A key that a holder has')
             }
-            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once; all its users must name the same number')
+            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'How many may hold it at once: all must name the same number; the lock KEY is another thing')
             [CompletionResult]::new('--token-file', '--token-file', [CompletionResultType]::ParameterName, 'Read the token from this file: an argument can be seen by other users')
             [CompletionResult]::new('-w', '-w', [CompletionResultType]::ParameterName, 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]')
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]')

@@ -48,7 +48,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
             cand --timeout 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]'
             cand -l 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]'
             cand --lease 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]'
-            cand --limit 'Take one of N slots instead: all users of KEY must name the same N'
+            cand --limit 'Take one of N slots: all must name the same N, and whoever names none takes another lock'
             cand --also 'Take this key too, all or nothing (can be repeated)'
             cand -E 'Exit code when the lock is not obtained [default: 75]'
             cand --busy-code 'Exit code when the lock is not obtained [default: 75]'
@@ -252,7 +252,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
             cand wait 'Wait for the turn of an earlier `enqueue`'
         }
         &'dflock;sem;acquire'= {
-            cand --limit 'How many may hold it at once; all its users must name the same number'
+            cand --limit 'How many may hold it at once: all must name the same number; the lock KEY is another thing'
             cand -w 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]'
             cand --timeout 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]'
             cand -l 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]'
@@ -289,7 +289,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
         }
         &'dflock;sem;release'= {
             keys sem-release
-            cand --limit 'How many may hold it at once; all its users must name the same number'
+            cand --limit 'How many may hold it at once: all must name the same number; the lock KEY is another thing'
             cand --token-file 'Read the token from this file: an argument can be seen by other users'
             cand -s 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
             cand --servers 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]'
@@ -317,7 +317,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
         }
         &'dflock;sem;renew'= {
             keys sem-renew
-            cand --limit 'How many may hold it at once; all its users must name the same number'
+            cand --limit 'How many may hold it at once: all must name the same number; the lock KEY is another thing'
             cand --token-file 'Read the token from this file: an argument can be seen by other users'
             cand -l 'New lease [default: as before, as far as it is known; else the server''s]'
             cand --lease 'New lease [default: as before, as far as it is known; else the server''s]'
@@ -346,7 +346,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'dflock;sem;enqueue'= {
-            cand --limit 'How many may hold it at once; all its users must name the same number'
+            cand --limit 'How many may hold it at once: all must name the same number; the lock KEY is another thing'
             cand -w 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]'
             cand --timeout 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]'
             cand -l 'Lease: how long the server keeps the lock without hearing from us [default: the server''s]'
@@ -382,7 +382,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
         }
         &'dflock;sem;wait'= {
             keys sem-wait
-            cand --limit 'How many may hold it at once; all its users must name the same number'
+            cand --limit 'How many may hold it at once: all must name the same number; the lock KEY is another thing'
             cand --token-file 'Read the token from this file: an argument can be seen by other users'
             cand -w 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]'
             cand --timeout 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]'

@@ -43,7 +43,7 @@ complete -c dflock -n "__fish_dflock_needs_command" -f -a "man" -d 'Write the ma
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -s c -l command -d 'Run STRING with /bin/sh' -r -f -a "(__fish_complete_command)"
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -s w -l timeout -d 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]' -r -f -a "forever\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -s l -l lease -d 'Lease: how long the server keeps the lock without hearing from us [default: the server\'s]' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand exec" -l limit -d 'Take one of N slots instead: all users of KEY must name the same N' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand exec" -l limit -d 'Take one of N slots: all must name the same N, and whoever names none takes another lock' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l also -d 'Take this key too, all or nothing (can be repeated)' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -s E -l busy-code -d 'Exit code when the lock is not obtained [default: 75]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l kill-after -d 'How long the command may take to end when it is told to [default: 5s]' -r -f
@@ -207,7 +207,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and not __fish_seen_s
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and not __fish_seen_subcommand_from acquire release renew enqueue wait" -f -a "renew" -d 'Extend the lease of a lock'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and not __fish_seen_subcommand_from acquire release renew enqueue wait" -f -a "enqueue" -d 'Join the queue for a lock without waiting'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and not __fish_seen_subcommand_from acquire release renew enqueue wait" -f -a "wait" -d 'Wait for the turn of an earlier `enqueue`'
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l limit -d 'How many may hold it at once; all its users must name the same number' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l limit -d 'How many may hold it at once: all must name the same number; the lock KEY is another thing' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s w -l timeout -d 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]' -r -f -a "forever\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s l -l lease -d 'Lease: how long the server keeps the lock without hearing from us [default: the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l owner -d 'Release when this process ends, or `none` [default: the calling script]' -r -f -a "none\t''"
@@ -239,7 +239,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l export -d 'Print the token and more as variables, for `eval`; the lines fail unless the lock was taken'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l limit -d 'How many may hold it at once; all its users must name the same number' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l limit -d 'How many may hold it at once: all must name the same number; the lock KEY is another thing' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l token-file -d 'Read the token from this file: an argument can be seen by other users' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l shard -d 'Use this shard, counted from 0, whatever the key' -r -f
@@ -260,7 +260,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -s q -l quiet -d 'Say nothing of a lock that is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l limit -d 'How many may hold it at once; all its users must name the same number' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l limit -d 'How many may hold it at once: all must name the same number; the lock KEY is another thing' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l token-file -d 'Read the token from this file: an argument can be seen by other users' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -s l -l lease -d 'New lease [default: as before, as far as it is known; else the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -s s -l servers -d 'Servers: a:6388,b:6388 are shards, dflockd://a:6388,b:6388 or etcd://a:2379,b:2379 a cluster [default: 127.0.0.1:6388]' -r -f
@@ -282,7 +282,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -s q -l quiet -d 'Say nothing of a lock that is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l limit -d 'How many may hold it at once; all its users must name the same number' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l limit -d 'How many may hold it at once: all must name the same number; the lock KEY is another thing' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s w -l timeout -d 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]' -r -f -a "forever\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s l -l lease -d 'Lease: how long the server keeps the lock without hearing from us [default: the server\'s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l owner -d 'Release when this process ends, or `none` [default: the calling script]' -r -f -a "none\t''"
@@ -313,7 +313,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s q -l quiet -d 'Say nothing of a lock that is busy'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s v -l verbose -d 'Say more on stderr'
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l limit -d 'How many may hold it at once; all its users must name the same number' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l limit -d 'How many may hold it at once: all must name the same number; the lock KEY is another thing' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l token-file -d 'Read the token from this file: an argument can be seen by other users' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -s w -l timeout -d 'How long to wait; 0 is --no-wait, `forever` has no limit [default: 10s]' -r -f -a "forever\t''"
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -s l -l lease -d 'Lease: how long the server keeps the lock without hearing from us [default: the server\'s]' -r -f

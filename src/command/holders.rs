@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::manner::Manner;
-use super::release::is_held;
+use super::meant::Sought;
 use crate::error::Failure;
 use crate::holder::control::{self, Reply, Request, State, Status};
 use crate::holder::registry::Registry;
@@ -127,8 +127,8 @@ impl About {
     fn is_about(self, status: &Status) -> bool {
         let is_semaphore = matches!(self, About::SemRelease | About::SemRenew | About::SemWait);
         let suits = match self {
-            About::Wait | About::SemWait => status.two_phase,
-            _ => is_held(status),
+            About::Wait | About::SemWait => Sought::Place.is(status),
+            _ => Sought::Lock.is(status),
         };
         suits && is_semaphore == matches!(status.kind, Kind::Semaphore { .. })
     }

@@ -15,6 +15,7 @@ pub mod hold;
 pub mod holders;
 pub mod man;
 pub mod manner;
+pub mod meant;
 pub mod release;
 pub mod renew;
 pub mod sem;

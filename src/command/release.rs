@@ -13,12 +13,11 @@ use serde::Serialize;
 use super::autostart;
 use super::held::is_held_around_us;
 use super::manner::Manner;
+use super::meant::{Proof, Sought, ask_holder, not_held, with_proof};
 use super::site::{backend_of, site_of};
 use super::target::Target;
-use crate::error::{Failure, Kind};
-use crate::holder::control::{self, Reply, Request, State, Status};
-use crate::holder::owner::Owner;
-use crate::holder::registry::Registry;
+use crate::error::Failure;
+use crate::holder::control::{self, Reply, Request};
 use crate::lock::{Key, Space, Token};
 use crate::output;
 use crate::settings::duration;
@@ -124,129 +123,6 @@ pub fn lease_of_environment(key: &Key, token: &Token) -> Result<Option<Duration>
     lease.map(Some).map_err(|why| Failure::usage(format!("DFLOCK_LEASE: {why}")).hint("-l names the lease to send"))
 }
 
-/// What the user has to show for a lock.
-#[derive(Clone, Debug)]
-pub enum Proof {
-    Given(Token),
-    /// Of the environment: it may be that of an earlier lock.
-    Inherited(Token),
-    None,
-}
-
-impl Proof {
-    pub fn token(&self) -> Option<&Token> {
-        match self {
-            Proof::Given(token) | Proof::Inherited(token) => Some(token),
-            Proof::None => None,
-        }
-    }
-}
-
-/// Asks the holder of this user that has this key: by its token, or else the one that is the calling script's
-/// own or nobody's. Another script's lock is never touched without its token. `None`: there is none.
-pub async fn ask_holder(
-    key: &Key,
-    space: Space,
-    proof: &Proof,
-    suits: impl Fn(&Status) -> bool,
-    request: impl Fn(Option<Token>) -> Request,
-    within: Option<Duration>,
-) -> Result<Option<Reply>, Failure> {
-    let sockets = Registry::open()?.living(Some((key, space)))?;
-    if let Some(token) = proof.token() {
-        for socket in &sockets {
-            match control::ask(socket, &request(Some(token.clone())), within).await? {
-                None | Some(Reply::NotMine) => {}
-                Some(Reply::Failed(failure)) => return Err(failure),
-                Some(reply) => return Ok(Some(reply)),
-            }
-        }
-        if matches!(proof, Proof::Given(_)) {
-            return Ok(None);
-        }
-    }
-    let Some(socket) = the_one_meant(key, sockets, suits).await? else { return Ok(None) };
-    match control::ask(&socket, &request(None), within).await? {
-        Some(Reply::Failed(failure)) => Err(failure),
-        Some(Reply::NotMine) => Ok(None),
-        reply => Ok(reply),
-    }
-}
-
-async fn the_one_meant(
-    key: &Key,
-    sockets: Vec<PathBuf>,
-    suits: impl Fn(&Status) -> bool,
-) -> Result<Option<PathBuf>, Failure> {
-    let family = Owner::ancestors();
-    let mut suitable = Vec::new();
-    let mut strangers = None;
-    let mut silent = None;
-    for socket in sockets {
-        let status = match control::ask(&socket, &Request::Status, Some(control::PROMPT)).await {
-            Ok(Some(Reply::Status(status))) => status,
-            Ok(_) => continue,
-            // It must not hide the others.
-            Err(failure) => {
-                silent = Some(failure);
-                continue;
-            }
-        };
-        // The nearer its owner, the likelier it is meant; one without an owner comes last.
-        let distance = match status.owner {
-            Some(owner) => family.iter().position(|ancestor| *ancestor == owner),
-            None => Some(family.len()),
-        };
-        match distance {
-            Some(distance) if suits(&status) => {
-                let rank = match status.state {
-                    State::Held | State::InDanger { .. } => 0,
-                    State::Waiting => 1,
-                    State::Lost { .. } => 2,
-                };
-                suitable.push((rank, distance, socket));
-            }
-            Some(_) => {}
-            None => strangers = status.owner,
-        }
-    }
-    suitable.sort();
-    match suitable.as_slice() {
-        [] => match (strangers, silent) {
-            (None, None) => Ok(None),
-            (_, Some(failure)) => Err(failure),
-            (Some(owner), None) => {
-                let mut failure = Failure::new(
-                    Kind::Lost,
-                    format!("{key} is not this script's: the holder that has it is tied to process {}", owner.pid),
-                );
-                failure.key = Some(key.to_string());
-                Err(failure.hint("give its token if it is meant; dflock holders lists all"))
-            }
-        },
-        [(rank, distance, _), (other_rank, other_distance, _), ..]
-            if rank == other_rank && distance == other_distance =>
-        {
-            let message =
-                format!("{} holders of this script have {key}, and no token says which is meant", suitable.len());
-            Err(Failure::usage(message).hint("give the token too; dflock holders lists them"))
-        }
-        [(_, _, socket), ..] => Ok(Some(socket.clone())),
-    }
-}
-
-/// What is given back or renewed is held, or was.
-pub fn is_held(status: &Status) -> bool {
-    !matches!(status.state, State::Waiting)
-}
-
-/// Nobody here has it, and no token says how to ask for it elsewhere.
-pub fn not_held(key: &Key) -> Failure {
-    let mut failure = Failure::new(Kind::Lost, format!("no holder of yours has {key}"));
-    failure.key = Some(key.to_string());
-    failure.hint("it was released or lost before, or taken by another user; dflock holders lists yours")
-}
-
 /// The lock of a `dflock exec` around us would be somebody else's while the command still runs under it. Of a
 /// semaphore another slot may be meant, unless it is the very one.
 fn refuse_under_its_exec(key: &Key, space: Space, proof: &Proof) -> Result<(), Failure> {
@@ -270,14 +146,7 @@ impl Release {
         let server = super::block_on(async {
             let request = |token| Request::Release { token };
             // Of one that was enqueued the place in the queue is given up.
-            let asked = ask_holder(
-                &key,
-                space,
-                &proof,
-                |status| is_held(status) || status.two_phase,
-                request,
-                Some(control::PROMPT),
-            );
+            let asked = ask_holder(&key, space, &proof, Sought::LockOrPlace, request, Some(control::PROMPT));
             match (asked.await?, proof.token()) {
                 (Some(Reply::Released { server }), _) => Ok(server),
                 (Some(other), _) => Err(Failure::internal("release", &format!("the holder said {other:?}"))),
@@ -288,7 +157,7 @@ impl Release {
                     backend
                         .release(&key, space, token)
                         .await
-                        .map_err(|failure| autostart::name_stranger(&settings, failure))?;
+                        .map_err(|failure| autostart::name_stranger(&settings, with_proof(failure, &proof)))?;
                     Ok(backend.server_of(&key).1)
                 }
             }

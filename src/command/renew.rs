@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::autostart;
 use super::held::is_held_around_us;
 use super::manner::Manner;
-use super::release::{Which, ask_holder, is_held, lease_of_environment, not_held};
+use super::meant::{Sought, ask_holder, not_held, with_proof};
+use super::release::{Which, lease_of_environment};
 use super::site::{backend_of, site_of};
 use super::target::Target;
 use crate::error::Failure;
@@ -56,7 +57,7 @@ impl Renew {
         let space = if limit.is_some() { Space::Semaphores } else { Space::Locks };
         let (server, remaining_s) = super::block_on(async {
             let request = |token| Request::Renew { token, lease: self.lease };
-            let asked = ask_holder(&key, space, &proof, is_held, request, Some(control::PROMPT));
+            let asked = ask_holder(&key, space, &proof, Sought::Lock, request, Some(control::PROMPT));
             match (asked.await?, proof.token()) {
                 (Some(Reply::Renewed { server, lease }), _) => Ok((server, lease.as_secs_f64())),
                 (Some(other), _) => Err(Failure::internal("renew", &format!("the holder said {other:?}"))),
@@ -68,7 +69,7 @@ impl Renew {
                     let seconds = backend
                         .renew(&key, space, token, lease)
                         .await
-                        .map_err(|failure| autostart::name_stranger(&settings, failure))?;
+                        .map_err(|failure| autostart::name_stranger(&settings, with_proof(failure, &proof)))?;
                     Ok((backend.server_of(&key).1, seconds as f64))
                 }
             }

@@ -4,7 +4,8 @@ use clap::Args;
 
 use super::acquire::{Patience, Taken};
 use super::manner::Manner;
-use super::release::{Proof, Which, ask_holder, not_held};
+use super::meant::{Proof, Sought, ask_holder, not_held};
+use super::release::Which;
 use super::target::Target;
 use crate::error::Failure;
 use crate::holder::control::{Reply, Request};
@@ -43,7 +44,7 @@ impl WaitFor {
         let timeout = self.target.settings(self.wait.flags())?.timeout;
         let report = super::block_on(async {
             let request = |token| Request::Wait { token, timeout };
-            match ask_holder(&key, space, &proof, |status| status.two_phase, request, None).await? {
+            match ask_holder(&key, space, &proof, Sought::Place, request, None).await? {
                 Some(Reply::Granted(report)) => Ok(report),
                 Some(other) => Err(Failure::internal("wait", &format!("the holder said {other:?}"))),
                 None => Err(not_held(&key)),

@@ -17,7 +17,7 @@ pub(crate) fn acquire_and_release(house: &House) {
     let token = acquire(house, "take", &[]);
     assert_eq!(token.len(), 32, "{token}");
     assert!(house.is_held("take"));
-    house.dflock(&["release", "take"]).ok();
+    house.dflock(&["release", "take", &token]).ok();
     assert!(!house.is_held("take"));
     let said = house.dflock(&["exec", "take", "--", "sh", "-c", "echo $DFLOCK_KEY $DFLOCK_TOKEN $DFLOCK_FENCE"]);
     let words: Vec<&str> = said.ok().split(' ').collect();
@@ -55,7 +55,7 @@ pub(crate) fn timeout(house: &House) {
 
 pub(crate) fn first_come_first_served(house: &House) {
     const MANY: u64 = 20;
-    acquire(house, "line", &[]);
+    let token = acquire(house, "line", &[]);
     let waiting: Vec<_> = (0..MANY)
         .map(|number| {
             let running = house.start(&["exec", "-w", "forever", "line", "-c", &format!("echo {number} >> log")]);
@@ -63,7 +63,7 @@ pub(crate) fn first_come_first_served(house: &House) {
             running
         })
         .collect();
-    house.dflock(&["release", "line"]).ok();
+    house.dflock(&["release", "line", &token]).ok();
     for running in waiting {
         running.finish().ok();
     }
@@ -120,15 +120,15 @@ pub(crate) fn semaphore_of_one(house: &House) {
 
 pub(crate) fn renew(house: &House) {
     let token = acquire(house, "again", &["-l", "6"]);
-    let left: f64 = house.dflock(&["renew", "again"]).ok().parse().expect("seconds");
+    let left: f64 = house.dflock(&["renew", "again", &token]).ok().parse().expect("seconds");
     assert!(left > 3.0 && left <= 6.0, "{left}");
-    let left: f64 = house.dflock(&["renew", "again", "--lease", "4"]).ok().parse().expect("seconds");
+    let left: f64 = house.dflock(&["renew", "again", &token, "--lease", "4"]).ok().parse().expect("seconds");
     assert!(left > 2.0 && left <= 4.0, "{left}");
     // From a house that has no holder of it, with the token alone.
     let other = House::at(&house.servers);
     let left: f64 = other.dflock(&["renew", "again", &token, "--lease", "5"]).ok().parse().expect("seconds");
     assert!(left > 2.0 && left <= 5.0, "{left}");
-    house.dflock(&["release", "again"]).ok();
+    house.dflock(&["release", "again", &token]).ok();
     other.dflock(&["renew", "again", &token]).code(79);
 }
 
@@ -154,7 +154,9 @@ pub(crate) fn release_by_token_from_elsewhere(house: &House) {
     other.dflock(&["release", "elsewhere", &token]).code(79);
     // Its holder hears of it, and takes nobody else's lock for its own.
     acquire(&other, "elsewhere", &[]);
-    wait_for("the loss to be known", || (house.dflock(&["renew", "elsewhere"]).code == 79).then_some(()));
+    let knows = || house.holders().iter().any(|holder| holder["key"] == "elsewhere" && holder["state"] == "lost");
+    wait_for("the loss to be known", || knows().then_some(()));
+    house.dflock(&["renew", "elsewhere", &token]).code(79);
     assert!(house.is_held("elsewhere"), "it is another's now");
 }
 
@@ -222,10 +224,8 @@ pub(crate) fn a_lock_outlives_its_command(house: &House) {
     house.dflock(&["exec", "-n", "min-hold", "true"]).code(75);
     let holders = house.holders();
     assert_eq!((holders.len(), holders[0]["state"].as_str()), (1, Some("held")), "{holders:?}");
-    // Its holder renews, too.
     let pid = holders[0]["pid"].as_u64().expect("a pid").to_string();
-    house.dflock(&["renew", "min-hold"]).code(0);
-    house.dflock(&["release", "min-hold"]).code(0);
+    house.end_holder_of("min-hold");
     house.dflock(&["exec", "-n", "min-hold", "true"]).code(0);
     house.wait_until_nobody_holds();
     assert!(!std::path::Path::new(&format!("/proc/{pid}/exe")).exists(), "it ended");
@@ -243,7 +243,7 @@ pub(crate) fn guardian(house: &House) {
 }
 
 pub(crate) fn reports(house: &House) {
-    acquire(house, "report/a", &["-l", "50"]);
+    let token = acquire(house, "report/a", &["-l", "50"]);
     house.dflock(&[&["sem", "acquire", "report/b", "--limit", "3"], &TAKE[..]].concat()).ok();
     let waiting = house.start(&["exec", "-w", "forever", "report/a", "--", "true"]);
     house.wait_for_waiters("report/a", 1);
@@ -258,7 +258,7 @@ pub(crate) fn reports(house: &House) {
     assert_eq!((&none["locks"], &none["semaphores"]), (&serde_json::json!([]), &serde_json::json!([])));
     let line = house.dflock(&["status", "report/a"]);
     assert!(line.ok().contains("report/a: held by ") && line.ok().contains("1 waiting"), "{line:?}");
-    house.dflock(&["release", "report/a"]).ok();
+    house.dflock(&["release", "report/a", &token]).ok();
     waiting.finish().ok();
     assert!(house.dflock(&["status", "report/a"]).ok().contains("report/a: free"));
 }

@@ -374,11 +374,12 @@ fn its_state_is_where_every_session_of_the_user_looks() {
             command.env("XDG_RUNTIME_DIR", &login);
             finish(command)
         };
-        assert_eq!(at_login(&["acquire", "job", "-l", "60", "--owner", "none", "--max-hold", "1m"]).code, Some(0));
+        let taken = at_login(&["acquire", "job", "-l", "60", "--owner", "none", "--max-hold", "1m"]);
+        assert_eq!(taken.code, Some(0));
         std::fs::remove_dir_all(&login).expect("the login has ended");
         kill_server(&desk);
         assert_eq!(desk.run(&["exec", "-n", "job", "true"]).code, Some(75));
-        desk.ok(&["release", "job"]);
+        desk.ok(&["release", "job", taken.out.trim()]);
         end(&desk);
     });
 }

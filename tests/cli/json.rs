@@ -38,9 +38,11 @@ fn whatever_was_taken_is_told_in_the_same_fields() {
     let json = |args: &[&str]| house.dflock(&[args, &["--json"]].concat()).json();
     let taken = set("schema key server state limit token fence fence_text lease_s holder_pid owner_pid");
     let acquired = json(&["acquire", "a"]);
+    let of_nobody = json(&["acquire", "b", "--owner", "none", "--max-hold", "60"]);
+    let its_token = of_nobody["token"].as_str().expect("a token");
     for document in [
         acquired.clone(),
-        json(&["acquire", "b", "--owner", "none", "--max-hold", "60"]),
+        of_nobody.clone(),
         json(&["enqueue", "c"]),
         json(&["enqueue", "a"]),
         json(&["wait", "c"]),
@@ -57,10 +59,10 @@ fn whatever_was_taken_is_told_in_the_same_fields() {
     assert_eq!(acquired["server"], house.servers);
     let queued = json(&["enqueue", "a"]);
     assert_eq!((&queued["state"], &queued["token"]), (&"queued".into(), &Value::Null));
-    for document in [json(&["renew", "b"]), json(&["renew", "c", "-l", "90"])] {
+    for document in [json(&["renew", "b", its_token]), json(&["renew", "c", "-l", "90"])] {
         assert_eq!(fields(&document), set("schema key server limit remaining_s"));
     }
-    assert_eq!(fields(&json(&["release", "b"])), set("schema key server limit released"));
+    assert_eq!(fields(&json(&["release", "b", its_token])), set("schema key server limit released"));
 }
 
 #[test]

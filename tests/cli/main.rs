@@ -51,4 +51,5 @@ mod usage;
 mod verbs;
 mod watch;
 mod which;
+mod whose;
 mod witness;

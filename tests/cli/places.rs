@@ -106,11 +106,11 @@ fn every_session_of_a_user_finds_every_holder() {
     for (takes, gives) in [(&at_login[..], &in_cron[..]), (&in_cron, &at_login)] {
         let free = ["--owner", "none", "--max-hold", "60s"];
         let Some(taken) = user.run(takes, &[&["acquire", "job"], &free[..]].concat()) else { return };
-        taken.ok();
+        let token = taken.ok();
         assert!(user.run(gives, &["holders"]).expect("it ran").ok().contains("job"));
         let _ = fs::remove_dir_all(&login);
-        user.run(gives, &["renew", "job"]).expect("it ran").ok();
-        user.run(gives, &["release", "job"]).expect("it ran").ok();
+        user.run(gives, &["renew", "job", token]).expect("it ran").ok();
+        user.run(gives, &["release", "job", token]).expect("it ran").ok();
         assert!(!house.is_held("job"));
         user.dir("login");
     }

@@ -164,7 +164,7 @@ fn a_file_lock_of_the_script_ends_with_it() {
         let mut script = house.start_script(
             shell,
             "exec 9>file 7<file; flock 9 || exit
-            dflock acquire job --owner none --max-hold 60 >/dev/null
+            dflock acquire job --owner none --max-hold 60 >token
             echo ready >ready; read line",
         );
         house.wait_for_file("ready");
@@ -173,7 +173,7 @@ fn a_file_lock_of_the_script_ends_with_it() {
         script.finish();
         house.script(shell, "flock -n file true").ok();
         assert_eq!(house.holder_pids().len(), 1, "the holder lives on");
-        house.dflock(&["release", "job"]).ok();
+        house.dflock(&["release", "job", house.read("token").trim()]).ok();
         std::fs::remove_file(house.path("ready")).unwrap();
     }
 }

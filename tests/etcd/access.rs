@@ -46,7 +46,7 @@ fn users_and_permissions() {
     assert!(!house.path("child").exists());
     // Holders log in too, and so does who releases by token from elsewhere; the password may be a variable.
     let token = with(&right, &[&["acquire", "k"], &NOBODY[..]].concat()).ok().to_owned();
-    with(&right, &["renew", "k"]).ok();
+    with(&right, &["renew", "k", &token]).ok();
     let elsewhere = House::at(&house.servers);
     let mut command = elsewhere.command("dflock");
     command.env("DFLOCK_ETCD_USER", "ann").env("DFLOCK_ETCD_PASSWORD", "annpw").args(["release", "k", &token]);

@@ -18,7 +18,7 @@ fn etcdctl_waits_for_dflock() {
     let ours = house.start(&[&["exec", "-w", "forever"], &PREFIX[..], &["one", "-c", "echo dflock >> log"]].concat());
     wait_for("dflock to queue", || (etcd.keys("shared/one/").len() == 3).then_some(()));
     assert_eq!(house.read("log"), "");
-    house.dflock(&["release", "one"]).ok();
+    house.end_holder_of("one");
     theirs.finish().ok();
     ours.finish().ok();
     assert_eq!(house.read("log"), "etcdctl\ndflock\n");

@@ -34,14 +34,14 @@ fn a_lock_outlives_every_member_in_turn() {
 #[test]
 fn a_frozen_leader_delays_but_loses_nothing() {
     let Some((etcd, house)) = own("a_frozen_leader_delays_but_loses_nothing", 3) else { return };
-    house.dflock(&[&["acquire", "k", "-l", "12"], &NOBODY[..]].concat()).ok();
+    let token = house.dflock(&[&["acquire", "k", "-l", "12"], &NOBODY[..]].concat()).ok().to_owned();
     let waiting = house.start(&["exec", "-l", "12", "-w", "forever", "k", "-c", "echo mine"]);
     house.wait_for_waiters("k", 1);
     let leader = etcd.wait_for_leader();
     etcd.signal(leader, Signal::SIGSTOP);
     let begin = now();
     // Within its 2 s a release may find no leader. Then it says so, and the lease ends by itself.
-    let said = house.dflock(&["release", "k"]);
+    let said = house.dflock(&["release", "k", &token]);
     assert!(matches!(said.code, 0 | 69), "{said:?}");
     assert_eq!(waiting.finish().ok(), "mine");
     println!("handed over past a frozen leader in {:?}", begin.elapsed());
@@ -53,7 +53,7 @@ fn a_frozen_leader_delays_but_loses_nothing() {
 #[test]
 fn without_a_quorum_nothing_starts_and_nothing_hangs() {
     let Some((etcd, house)) = own("without_a_quorum_nothing_starts_and_nothing_hangs", 3) else { return };
-    house.dflock(&[&["acquire", "held", "-l", "60"], &NOBODY[..]].concat()).ok();
+    let token = house.dflock(&[&["acquire", "held", "-l", "60"], &NOBODY[..]].concat()).ok().to_owned();
     // It cannot leave the queue without a quorum: its place ends with its lease.
     let waiting = house.start(&["exec", "-l", "20", "-w", "6", "held", "--", "touch", "child"]);
     let patient = house.start(&["exec", "-w", "50", "held", "-c", "echo mine"]);
@@ -76,7 +76,7 @@ fn without_a_quorum_nothing_starts_and_nothing_hangs() {
     etcd.launch(0);
     etcd.launch(1);
     etcd.wait_until_ready();
-    house.dflock(&["release", "held"]).ok();
+    house.dflock(&["release", "held", &token]).ok();
     assert_eq!(patient.finish().ok(), "mine");
     house.dflock(&["exec", "-w", "10", "free", "--", "true"]).ok();
 }
@@ -99,7 +99,7 @@ fn a_lost_quorum_stops_the_command_before_its_lease_ends() {
 #[test]
 fn a_compacted_history_disturbs_nobody() {
     let Some((etcd, house)) = own("a_compacted_history_disturbs_nobody", 1) else { return };
-    house.dflock(&[&["acquire", "k"], &NOBODY[..]].concat()).ok();
+    let token = house.dflock(&[&["acquire", "k"], &NOBODY[..]].concat()).ok().to_owned();
     let waiting = house.start(&["exec", "-w", "forever", "k", "-c", "echo mine"]);
     house.wait_for_waiters("k", 1);
     for number in 0..20 {
@@ -113,6 +113,6 @@ fn a_compacted_history_disturbs_nobody() {
     etcd.kill(0);
     etcd.launch(0);
     etcd.wait_until_ready();
-    house.dflock(&["release", "k"]).ok();
+    house.dflock(&["release", "k", &token]).ok();
     assert_eq!(waiting.finish().ok(), "mine");
 }

@@ -148,7 +148,7 @@ fn a_daemon_outlives_dflock_and_process_1_leaves_after_it() {
     observe(Duration::from_millis(300), || has_life(daemon), "the daemon lives");
     signal(daemon, Signal::SIGKILL);
     wait_for("the end of process 1", || (!has_life(process_1)).then_some(()));
-    house.dflock(&["release", "k"]).code(0);
+    house.end_holder_of("k");
 }
 
 #[test]

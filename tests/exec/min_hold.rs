@@ -18,8 +18,9 @@ fn a_holder_keeps_the_lock_when_dflock_has_left() {
     let holders = house.holders();
     assert_eq!((holders.len(), holders[0]["key"].as_str(), holders[0]["state"].as_str()), (1, Some("k"), Some("held")));
     assert!(holders[0]["owner_pid"].is_null());
-    // It is a holder as any other.
-    house.dflock(&["release", "k"]).code(0);
+    // Nor is it anybody's to give back.
+    house.dflock(&["release", "k"]).code(79);
+    house.end_holder_of("k");
     house.dflock(&["exec", "-n", "k", "true"]).code(0);
     house.wait_until_nobody_holds();
 }
@@ -59,8 +60,8 @@ fn several_keys_and_slots_are_kept_each_by_its_holder() {
     assert_eq!(keys, ["other", "slots"]);
     house.dflock(&["exec", "-n", "other", "true"]).code(75);
     house.dflock(&["exec", "-n", "--limit", "2", "slots", "true"]).code(0);
-    house.dflock(&["release", "other"]).code(0);
-    house.dflock(&["sem", "release", "--limit", "2", "slots"]).code(0);
+    house.end_holder_of("other");
+    house.end_holder_of("slots");
     house.wait_until_nobody_holds();
 }
 

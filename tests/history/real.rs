@@ -156,12 +156,13 @@ fn commands_run_to_their_own_end_while_the_server_dies_again_and_again() {
         trial.kill_server();
     }
     let log = trial.log();
-    let released = trial.house.dflock(&["release", "held"]);
+    let token = |held: &serde_json::Value| held["token"].as_str().expect("a token").to_owned();
+    let released = trial.house.dflock(&["release", "held", &token(&held)]);
     write(&log, "holder", ("held", 1), &fence, "ended");
     assert_eq!(released.code, 0, "a holder rides it out: {released:?}");
     let again = trial.house.dflock(&["acquire", "held", "-n", "--owner", "none", "--max-hold", "10m", "--json"]).json();
     write(&log, "next", ("held", 1), &again["fence"].to_string(), "began");
-    trial.house.dflock(&["release", "held"]).ok();
+    trial.house.dflock(&["release", "held", &token(&again)]).ok();
     let all = trial.end();
     let faults = check(&all);
     let ran = all.iter().filter(|tenure| tenure.ran.is_some()).count();
