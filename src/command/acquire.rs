@@ -28,7 +28,7 @@ use crate::settings::duration;
 /// ends (however it ends), or until --max-hold is over.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  dflock acquire nightly && ./job; dflock release nightly
+  dflock acquire nightly && { ./job; dflock release nightly; }
   lock=$(dflock acquire nightly --export) || exit; eval \"$lock\"")]
 pub struct Acquire {
     #[command(flatten)]

@@ -12,7 +12,7 @@ use crate::error::Failure;
 /// has come; `dflock wait` waits for that.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  dflock enqueue deploy && ./prepare && dflock wait deploy && ./deploy; dflock release deploy
+  dflock enqueue deploy && ./prepare && dflock wait deploy && { ./deploy; dflock release deploy; }
   dflock enqueue deploy --json")]
 pub struct Enqueue {
     #[command(flatten)]

@@ -50,7 +50,7 @@ pub struct Exec {
     #[command(flatten)]
     wait: Patience,
 
-    /// Take one of N slots instead: all users of KEY must name the same N
+    /// Take one of N slots: all must name the same N, and whoever names none takes another lock
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 

@@ -14,7 +14,7 @@ use crate::error::Failure;
 #[derive(Args, Debug)]
 #[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
 #[command(after_help = "Examples:
-  token=$(dflock sem acquire crawl --limit 3) && ./crawler; dflock sem release crawl --limit 3 \"$token\"
+  dflock sem acquire crawl --limit 3 && { ./crawler; dflock sem release crawl --limit 3; }
   dflock exec --limit 3 crawl ./crawler   # simpler, for one command")]
 pub struct Sem {
     #[command(subcommand)]
@@ -24,7 +24,7 @@ pub struct Sem {
 #[derive(Subcommand, Debug)]
 enum Verb {
     #[command(after_help = "Examples:
-  dflock sem acquire crawl --limit 3 && ./crawler; dflock sem release crawl --limit 3
+  dflock sem acquire crawl --limit 3 && { ./crawler; dflock sem release crawl --limit 3; }
   lock=$(dflock sem acquire crawl --limit 3 --export) || exit; eval \"$lock\"")]
     Acquire(Limited<Acquire>),
     #[command(after_help = "Examples:
@@ -36,7 +36,7 @@ enum Verb {
   dflock sem renew crawl --limit 3 || exit  # still ours?")]
     Renew(Limited<Renew>),
     #[command(after_help = "Examples:
-  dflock sem enqueue crawl --limit 3 && ./prepare && dflock sem wait crawl --limit 3 && ./crawler
+  dflock sem enqueue crawl --limit 3 && ./prepare && dflock sem wait crawl --limit 3 || exit
   dflock sem enqueue crawl --limit 3 --json")]
     Enqueue(Limited<Enqueue>),
     #[command(after_help = "Examples:
@@ -47,7 +47,7 @@ enum Verb {
 
 #[derive(Args, Debug)]
 struct Limited<T: Args> {
-    /// How many may hold it at once; all its users must name the same number
+    /// How many may hold it at once: all must name the same number; the lock KEY is another thing
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
 

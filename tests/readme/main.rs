@@ -11,6 +11,7 @@ mod house;
 mod blocks;
 mod demo;
 mod fleet;
+mod idioms;
 mod moving;
 mod places;
 mod shell;

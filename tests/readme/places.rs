@@ -5,6 +5,7 @@ use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::blocks::of_language;
 use crate::fleet::Fleet;
+use crate::house::network::in_own_network;
 use crate::house::tools;
 
 fn words(line: &str) -> Vec<String> {
@@ -108,6 +109,13 @@ fn dockerfile() {
             command.extend(serde_json::from_str::<Vec<String>>(list).expect("the exec form"));
         }
         assert_eq!(fleet.run(&command, &[]).ok(), "server");
+        // Where nobody says which servers, each container would have one of its own.
+        in_own_network("places::dockerfile", || {
+            let none = [("DFLOCK_SERVERS", ""), ("DFLOCK_CONNECT_RETRY", "0")];
+            let none = none.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let said = fleet.run(&command, &none).code(69);
+            assert!(said.out.is_empty() && said.err.contains("--require-server"), "{said:?}");
+        });
     }
 }
 
