@@ -1,8 +1,14 @@
 //! Control groups (version 2), as directories: the one that we are in, and one that a command has for itself.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 pub mod memory;
 
@@ -22,9 +28,77 @@ const ATTEMPTS: usize = 3;
 /// up to where we are.
 #[derive(Debug)]
 pub struct CommandCgroup {
-    path: PathBuf,
+    reached: Rc<Cgroup>,
     /// Locked, so that nobody takes it for a leftover while it is empty.
     directory: File,
+}
+
+/// A cgroup as it can be reached whatever becomes of the place where it is mounted.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    directory: Option<File>,
+    events: Option<File>,
+    kill: Option<File>,
+}
+
+impl Cgroup {
+    /// By its directory, or else as it is found now.
+    pub fn new(path: PathBuf, directory: Option<OwnedFd>) -> Cgroup {
+        let directory = directory.map(File::from).or_else(|| File::open(&path).ok());
+        let open = |name: &str, how: OFlag| {
+            openat(directory.as_ref()?, name, how | OFlag::O_CLOEXEC, Mode::empty()).ok().map(File::from)
+        };
+        let (events, kill) = (open("cgroup.events", OFlag::O_RDONLY), open("cgroup.kill", OFlag::O_WRONLY));
+        Cgroup { path, directory, events, kill }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What stands for it, to be handed on.
+    pub fn directory(&self) -> Option<OwnedFd> {
+        self.directory.as_ref()?.try_clone().ok().map(OwnedFd::from)
+    }
+
+    /// Ends whoever is in it or below it, in one moment (Linux 5.14).
+    pub fn kill(&self) -> io::Result<()> {
+        let mut kill = self.kill.as_ref().ok_or(ErrorKind::NotFound)?;
+        kill.write_all(b"1")
+    }
+
+    /// Whether anybody lives in it or below it. One that was removed has nobody; of one that cannot be reached nobody
+    /// knows.
+    pub fn is_populated(&self) -> io::Result<bool> {
+        let events = self.events.as_ref().ok_or(ErrorKind::NotFound)?;
+        let mut bytes = [0; 256];
+        match events.read_at(&mut bytes, 0) {
+            Ok(length) => Ok(bytes[..length].split(|byte| *byte == b'\n').any(|line| line == b"populated 1")),
+            Err(why) if why.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Whoever is in it or below it.
+    pub fn members(&self) -> Vec<i32> {
+        let directory =
+            self.directory.as_ref().map(|file| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())));
+        let found = directory.filter(|directory| directory.join("cgroup.procs").exists());
+        members(found.as_deref().unwrap_or(&self.path))
+    }
+
+    /// Whether a process is in it or below it, told by the last name of its path.
+    pub fn has_member(&self, pid: i32) -> bool {
+        let Some(name) = self.path.file_name() else { return false };
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        path_in(&text).is_some_and(|path| path.components().any(|part| part.as_os_str() == name))
+    }
+
+    /// Removes it, with all below it, if nobody lives there. One that is gone already is as good.
+    pub fn remove(&self) -> io::Result<()> {
+        remove(&self.path)
+    }
 }
 
 impl CommandCgroup {
@@ -40,8 +114,8 @@ impl CommandCgroup {
         Err(problem)
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn reached(&self) -> &Rc<Cgroup> {
+        &self.reached
     }
 
     pub fn directory(&self) -> &File {
@@ -50,8 +124,8 @@ impl CommandCgroup {
 
     /// Removes what runs have left beside it that could not do so themselves.
     pub fn remove_leftovers(&self) {
-        let Some(siblings) = self.path.parent().and_then(|parent| fs::read_dir(parent).ok()) else { return };
-        let is_leftover = |path: &PathBuf| is_command_name(path) && *path != self.path;
+        let Some(siblings) = self.reached.path.parent().and_then(|parent| fs::read_dir(parent).ok()) else { return };
+        let is_leftover = |path: &PathBuf| is_command_name(path) && *path != self.reached.path;
         for path in siblings.flatten().map(|entry| entry.path()).filter(is_leftover).take(MOST_LEFTOVERS) {
             let Ok(directory) = File::open(&path) else { continue };
             if directory.try_lock().is_ok() && matches!(is_populated(&path), Ok(false)) {
@@ -64,12 +138,12 @@ impl CommandCgroup {
 
 impl Drop for CommandCgroup {
     fn drop(&mut self) {
-        if remove(&self.path).is_ok() {
+        if remove(&self.reached.path).is_ok() {
             return;
         }
-        let Some(parent) = self.path.parent() else { return };
+        let Some(parent) = self.reached.path.parent() else { return };
         for _ in 0..ROUNDS {
-            let members = own_members(&self.path);
+            let members = own_members(&self.reached.path);
             if members.is_empty() {
                 break;
             }
@@ -79,7 +153,7 @@ impl Drop for CommandCgroup {
             }
         }
         // If somebody is left, whoever comes after the last one removes it.
-        let _ = remove(&self.path);
+        let _ = remove(&self.reached.path);
     }
 }
 
@@ -93,24 +167,17 @@ fn make_below(parent: &Path, id: u64) -> io::Result<CommandCgroup> {
         fs::create_dir(&path)?;
         // Until it is locked somebody may take it for a leftover.
         let opened = File::open(&path).ok().filter(|directory| directory.try_lock_shared().is_ok());
-        if let Some(directory) = opened.filter(|_| path.join("cgroup.procs").exists()) {
-            return Ok(CommandCgroup { path, directory });
+        let Some(directory) = opened else { continue };
+        let reached = Cgroup::new(path, Some(directory.try_clone()?.into()));
+        if reached.is_populated().is_ok() {
+            return Ok(CommandCgroup { reached: Rc::new(reached), directory });
         }
     }
     Err(ErrorKind::NotFound.into())
 }
 
-/// Ends whoever is in it or below it, in one moment (Linux 5.14).
-pub fn kill(path: &Path) -> io::Result<()> {
-    // Without `create`, which would make nothing of it.
-    File::options()
-        .write(true)
-        .open(path.join("cgroup.kill"))
-        .and_then(|mut file| io::Write::write_all(&mut file, b"1"))
-}
-
 /// Whether anybody lives in it or below it. One that was removed has nobody.
-pub fn is_populated(path: &Path) -> io::Result<bool> {
+fn is_populated(path: &Path) -> io::Result<bool> {
     match fs::read_to_string(path.join("cgroup.events")) {
         Ok(text) => Ok(text.lines().any(|line| line == "populated 1")),
         Err(why) if is_gone(&why) => Ok(false),
@@ -119,7 +186,7 @@ pub fn is_populated(path: &Path) -> io::Result<bool> {
 }
 
 /// Whoever is in it or below it.
-pub fn members(path: &Path) -> Vec<i32> {
+fn members(path: &Path) -> Vec<i32> {
     let mut members = own_members(path);
     for below in directories_in(path) {
         members.extend(self::members(&below));
@@ -128,7 +195,7 @@ pub fn members(path: &Path) -> Vec<i32> {
 }
 
 /// Removes it, with all below it, if nobody lives there. One that is gone already is as good.
-pub fn remove(path: &Path) -> io::Result<()> {
+fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::remove_dir(path) {
         // Somebody lives there, or other directories are below.
         Err(why) if why.raw_os_error() == Some(libc::EBUSY) && !is_populated(path)? => {
@@ -154,13 +221,6 @@ pub fn leave_commands() -> io::Result<()> {
         }
     }
     left
-}
-
-/// Whether a process is in a cgroup or below it, told by the last name of that.
-pub fn has_member(path: &Path, pid: i32) -> bool {
-    let Some(name) = path.file_name() else { return false };
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    path_in(&text).is_some_and(|path| path.components().any(|part| part.as_os_str() == name))
 }
 
 fn is_gone(why: &io::Error) -> bool {

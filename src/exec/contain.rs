@@ -1,12 +1,12 @@
 //! What holds a command's processes together, besides their group and who descends from whom.
 
 use std::io;
-use std::path::PathBuf;
+use std::rc::Rc;
 
 use nix::unistd::Pid;
 
 use super::namespace::Namespace;
-use crate::cgroup::CommandCgroup;
+use crate::cgroup::{Cgroup, CommandCgroup};
 use crate::clock;
 use crate::error::Failure;
 use crate::procfs::Identity;
@@ -53,9 +53,9 @@ impl Containment {
         Ok(Containment { mark: format!("{number:016x}"), wall })
     }
 
-    pub(super) fn cgroup(&self) -> Option<PathBuf> {
+    pub(super) fn cgroup(&self) -> Option<Rc<Cgroup>> {
         match &self.wall {
-            Wall::CgroupIfPossible(cgroup) | Wall::Cgroup(cgroup) => Some(cgroup.path().to_owned()),
+            Wall::CgroupIfPossible(cgroup) | Wall::Cgroup(cgroup) => Some(cgroup.reached().clone()),
             Wall::None | Wall::Namespace(_) => None,
         }
     }

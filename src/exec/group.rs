@@ -62,7 +62,8 @@ pub(super) fn kin(containment: &Containment, guardian: Pid) -> Kin {
     let spared: Vec<Identity> =
         children.iter().filter_map(|pid| Process::of(*pid)).map(|process| process.identity).collect();
     let adopts = spared.iter().all(|child| child.pid == guardian.as_raw());
-    let (mark, cgroup) = (containment.mark.clone(), containment.cgroup());
+    let mark = containment.mark.clone();
+    let cgroup = containment.cgroup().map(|cgroup| cgroup.path().to_owned());
     Kin { dflock, mark, spared, adopts, cgroup, process_one, leader: None }
 }
 
@@ -82,7 +83,7 @@ impl Group {
             Some(errno) if errno == Errno::ETIME as i32 => too_late(),
             _ => not_found::explain(name, &why),
         })?;
-        let mut reach = Reach::new(kin);
+        let mut reach = Reach::new(kin, containment.cgroup());
         // Nobody has read its end yet, so that the number is its own.
         let identity = Identity::now(leader.as_raw());
         reach.set_leader(identity);

@@ -8,6 +8,7 @@ mod after;
 pub mod contain;
 mod group;
 pub mod guard;
+mod hunt;
 mod key_listener;
 mod kin;
 pub mod leases;

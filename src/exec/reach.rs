@@ -1,9 +1,8 @@
 //! Reaches whoever the command started: to signal them, and to see whether anybody is left. Dflock and its guardian
 //! both do it, each for itself.
 
-use std::collections::HashSet;
+use std::rc::Rc;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -12,7 +11,7 @@ use nix::unistd::Pid;
 use super::guard;
 use super::kin::Kin;
 use super::lineage::{Lineage, adopted};
-use crate::cgroup;
+use crate::cgroup::Cgroup;
 use crate::clock::{self, Moment};
 use crate::procfs::{self, Identity, Process};
 
@@ -26,28 +25,19 @@ const SERVICES: [&[u8]; 2] = [b"dflock: ", b"dflock\0serve\0--detach\0"];
 /// To look at all processes takes its time on a big machine: one part of so many may be spent on it.
 const SHARE: u32 = 20;
 
-/// How long it may take until everybody has stopped, and how long is hunted for those whom nobody sees for long.
-const STOP_WITHIN: Duration = Duration::from_millis(100);
-const HUNT_FOR: Duration = Duration::from_millis(10);
-const NOBODY_NEW_FOR: Duration = Duration::from_millis(1);
-
-const STOP_PAUSE: Duration = Duration::from_micros(100);
-
-/// How often those who come and go are looked at until nobody has come or gone.
-const LOOKS: usize = 3;
-
 pub(super) struct Reach {
-    kin: Kin,
-    lineage: Lineage,
+    pub(super) kin: Kin,
+    cgroup: Option<Rc<Cgroup>>,
+    pub(super) lineage: Lineage,
     /// What was found last, and when it may be looked again.
     was_anyone_left: bool,
-    look_at: Moment,
+    pub(super) look_at: Moment,
 }
 
 impl Reach {
-    pub(super) fn new(kin: Kin) -> Reach {
+    pub(super) fn new(kin: Kin, cgroup: Option<Rc<Cgroup>>) -> Reach {
         let at_once = Moment::from_nanos(0);
-        Reach { kin, lineage: Lineage::new(), was_anyone_left: true, look_at: at_once }
+        Reach { kin, cgroup, lineage: Lineage::new(), was_anyone_left: true, look_at: at_once }
     }
 
     /// The command's process, once there is one. It may have ended already.
@@ -74,76 +64,22 @@ impl Reach {
         }
     }
 
-    /// Ends everybody. While one after the other is ended, those who are left could start others whom nobody would see
-    /// any more: so all of them are stopped first, until nobody new is found, and nothing is in the middle of a fork.
-    fn end(&mut self) {
-        self.signal_group(Signal::SIGSTOP);
-        self.signal_cgroup(Signal::SIGKILL);
-        self.end_namespace();
-        self.look_at = Moment::from_nanos(0);
-        let until = clock::now() + STOP_WITHIN;
-        let mut stopped: HashSet<Identity> = HashSet::new();
-        while let Ok(all) = procfs::processes() {
-            let mut found = self.find(&all);
-            found.retain(|process| stopped.insert(process.identity));
-            // Of those who cannot be signalled nobody can say when they start somebody.
-            found.retain(|process| signal_one(process.identity, Signal::SIGSTOP));
-            if found.is_empty() || clock::now() >= until {
-                break;
-            }
-            for process in found {
-                wait_until_at_rest(process.identity.pid, until);
-            }
-        }
-        self.signal_group(Signal::SIGKILL);
-        for identity in stopped {
-            self.lineage.known.insert(identity);
-            signal_one(identity, Signal::SIGKILL);
-        }
-        self.hunt();
-    }
-
-    /// Who starts another one and ends, again and again, is hardly ever there when all are looked at. But they are
-    /// dflock's children, or theirs, as long as dflock is there.
-    fn hunt(&self) {
-        let begin = clock::now();
-        let mut last = begin;
-        let mut met: HashSet<i32> = HashSet::from([self.kin.dflock.pid]);
-        let mut next = adopted(&self.kin);
-        loop {
-            while let Some(pid) = next.pop() {
-                if met.insert(pid) {
-                    // Before it ends, which makes them dflock's.
-                    let below = procfs::children(pid).unwrap_or_default();
-                    end_child(pid, &met);
-                    next.extend(below);
-                    last = clock::now();
-                }
-            }
-            let now = clock::now();
-            if now >= begin + HUNT_FOR || now >= last + NOBODY_NEW_FOR || !self.has_adopted() {
-                return;
-            }
-            next = adopted(&self.kin);
-        }
-    }
-
     /// Returns its number, if it is still its own.
-    fn signal_group(&self, signal: Signal) -> Option<i32> {
+    pub(super) fn signal_group(&self, signal: Signal) -> Option<i32> {
         let group = self.kin.leader.filter(|leader| is_its_group(*leader)).map(|leader| leader.pid)?;
         let _ = killpg(Pid::from_raw(group), signal);
         Some(group)
     }
 
     /// Ends whoever is in the command's cgroup, as one; or has them known, so that another signal reaches them too.
-    fn signal_cgroup(&mut self, signal: Signal) {
-        let Some(cgroup) = &self.kin.cgroup else { return };
-        if signal == Signal::SIGKILL && cgroup::kill(cgroup).is_ok() {
+    pub(super) fn signal_cgroup(&mut self, signal: Signal) {
+        let Some(cgroup) = &self.cgroup else { return };
+        if signal == Signal::SIGKILL && cgroup.kill().is_ok() {
             return;
         }
-        for pid in cgroup::members(cgroup) {
+        for pid in cgroup.members() {
             // It may be somebody else's number by now.
-            if let Some(process) = Process::of(pid).filter(|_| cgroup::has_member(cgroup, pid)) {
+            if let Some(process) = Process::of(pid).filter(|_| cgroup.has_member(pid)) {
                 self.lineage.known.insert(process.identity);
                 if signal == Signal::SIGKILL {
                     // As the kernel would: there nobody stands apart.
@@ -154,7 +90,7 @@ impl Reach {
     }
 
     /// With its process 1 the kernel ends everybody.
-    fn end_namespace(&self) {
+    pub(super) fn end_namespace(&self) {
         if let Some(one) = self.kin.process_one {
             signal_one(one, Signal::SIGKILL);
         }
@@ -170,9 +106,9 @@ impl Reach {
 
     /// There is nobody left who could be in it.
     pub(super) fn remove_cgroup(&self) {
-        if let Some(cgroup) = &self.kin.cgroup {
+        if let Some(cgroup) = &self.cgroup {
             // If it cannot be removed now, a later run does it.
-            let _ = cgroup::remove(cgroup);
+            let _ = cgroup.remove();
         }
     }
 
@@ -182,7 +118,8 @@ impl Reach {
         if begin < self.look_at {
             return self.was_anyone_left;
         }
-        if self.kin.cgroup.as_deref().is_some_and(|cgroup| cgroup::is_populated(cgroup).unwrap_or(true)) {
+        // One that cannot be asked may have somebody.
+        if self.cgroup.as_ref().is_some_and(|cgroup| cgroup.is_populated().unwrap_or(true)) {
             self.was_anyone_left = true;
             return true;
         }
@@ -210,26 +147,7 @@ impl Reach {
         group.is_some_and(|leader| killpg(Pid::from_raw(leader.pid), None) == Err(Errno::EPERM))
     }
 
-    /// Whether dflock has a child that lives and is not its own. Who starts another one and ends, again and again, is
-    /// overlooked by whoever looks at one process after the other. But if all children were dead, and nobody has come
-    /// or gone since, then nobody is left: a dead one has no children any more.
-    fn has_adopted(&self) -> bool {
-        let mut before = adopted(&self.kin);
-        for _ in 0..LOOKS {
-            let is_ours = |process: Process| !process.is_dead && !is_apart(process.identity);
-            if before.iter().any(|pid| Process::of(*pid).is_some_and(is_ours)) {
-                return true;
-            }
-            let after = adopted(&self.kin);
-            if after == before {
-                return false;
-            }
-            before = after;
-        }
-        true
-    }
-
-    fn find(&self, all: &[Process]) -> Vec<Process> {
+    pub(super) fn find(&self, all: &[Process]) -> Vec<Process> {
         let mark = self.kin.mark.as_bytes();
         let adopted = if self.kin.adopts { Vec::new() } else { adopted(&self.kin) };
         let is_marked = |identity: Identity| {
@@ -283,23 +201,8 @@ fn runs_dflock(pid: i32) -> bool {
     }
 }
 
-/// Ends one that was seen below one of these.
-fn end_child(pid: i32, parents: &HashSet<i32>) {
-    let process = Process::of(pid).filter(|process| !process.is_dead && parents.contains(&process.parent));
-    if let Some(process) = process.filter(|process| !is_apart(process.identity)) {
-        signal_one(process.identity, Signal::SIGKILL);
-    }
-}
-
-/// It has been told to stop.
-fn wait_until_at_rest(pid: i32, until: Moment) {
-    while !procfs::is_at_rest(pid) && clock::now() < until {
-        std::thread::sleep(STOP_PAUSE);
-    }
-}
-
 /// To this process and no later one with its number. Says whether it was sent.
-fn signal_one(identity: Identity, signal: Signal) -> bool {
+pub(super) fn signal_one(identity: Identity, signal: Signal) -> bool {
     let is_same = || Process::of(identity.pid).is_some_and(|process| process.identity == identity);
     #[cfg(target_os = "linux")]
     if let Ok(process) = crate::sys::pidfd_open(identity.pid) {

@@ -92,7 +92,8 @@ impl Run {
         let terminal = Terminal::find();
         let environment = environment(job, keepers.first().map(|keeper| &keeper.grant), &containment.mark);
         let kin = group::kin(containment, guard.pid());
-        if let Err(why) = guard.kin(kin.clone()) {
+        let cgroup = containment.cgroup().and_then(|cgroup| cgroup.directory());
+        if let Err(why) = guard.kin(kin.clone(), cgroup) {
             return Err((Failure::internal("tell the guardian", &why), guard, keepers));
         }
         // After a loss that is only told, the command outlives even us.

@@ -178,6 +178,30 @@ fn a_daemon_is_let_out_before_the_lock_is_kept_for_longer() {
     });
 }
 
+/// The command takes away the place where its cgroup is mounted, or mounts something over it.
+#[test]
+fn whoever_left_no_trace_is_ended_though_the_cgroup_is_not_mounted_any_more() {
+    with_cgroups("contain_cgroup::whoever_left_no_trace_is_ended_though_the_cgroup_is_not_mounted_any_more", || {
+        if !can_change_user() {
+            return;
+        }
+        let places = "$(awk '$3 == \"cgroup2\" { print $2 }' /proc/mounts)";
+        for hide in ["umount -l $place", "mount -t tmpfs dflock-test $place"] {
+            for (number, flags) in [("KILL", ["-l", "60"]), ("TERM", ["--kill-after", "0.2"])] {
+                let house = House::new();
+                let script = format!("for place in {places}; do {hide} || exit 9; done; {WITHOUT_A_TRACE}");
+                let mut command = house.command("unshare");
+                command.args(["-m", "dflock", "exec", "--contain", "cgroup"]).args(flags).args(["k", "-c", &script]);
+                let running = Running::start(&mut command);
+                let runaway = pid_in(&house, "pid");
+                running.signal(number);
+                house.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
+                assert!(!has_life(runaway), "{hide}, {number}: the lock is free and it runs");
+            }
+        }
+    });
+}
+
 #[test]
 fn one_that_cannot_be_made_is_refused_before_the_lock_is_asked_for() {
     let house = House::new();

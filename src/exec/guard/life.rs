@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,7 +13,7 @@ use super::duty::{Duty, Step};
 use super::message::{Message, receive, send};
 use super::vigil::{self, Vigil};
 use super::{HeldLock, TITLE};
-use crate::cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::clock::{self, Moment};
 use crate::exec::reach::Reach;
 use crate::procfs::{Identity, Refusals};
@@ -23,7 +24,7 @@ use crate::sys;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// So long nothing else is heard of.
-const LONGEST_LOOK: Duration = Duration::from_secs(1);
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
 
 struct Life {
     duty: Duty,
@@ -168,7 +169,9 @@ impl Life {
             }
             Message::HandedOver(lock) => self.locks.retain(|known| *known != lock),
             Message::Kin(kin) => {
-                self.reach = Some(Reach::new(kin));
+                let directory = descriptors.into_iter().next();
+                let cgroup = kin.cgroup.clone().map(|path| Rc::new(Cgroup::new(path, directory)));
+                self.reach = Some(Reach::new(kin, cgroup));
                 // From now on there may be somebody, though nobody has told us yet.
                 self.duty.command_begins();
             }

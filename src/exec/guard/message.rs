@@ -29,7 +29,7 @@ pub enum Message {
     Reconnected(HeldLock),
     /// Another process keeps this one from now on.
     HandedOver(HeldLock),
-    /// By what a command's processes are known, before there is one.
+    /// By what a command's processes are known, before there is one. The directory of its cgroup comes along.
     Kin(Kin),
     /// Its first process, which leads its group, as that says by itself.
     Group(i32),

@@ -101,7 +101,7 @@ pub struct Guard {
 struct Told {
     locks: Vec<(HeldLock, Line)>,
     /// By what the command is known, as long as it runs.
-    kin: Option<Kin>,
+    kin: Option<(Kin, Line)>,
     kill_at: Moment,
     held_until: Moment,
     /// How to tell it, and what stands for it.
@@ -112,7 +112,7 @@ impl Told {
     /// In an order of which every beginning does no harm, should we end in the middle: nobody lets go of a lock who does
     /// not know of those who rely on it.
     fn messages(&self) -> Vec<(Message, Line)> {
-        let kin = self.kin.clone().map(|kin| (Message::Kin(kin), None));
+        let kin = self.kin.clone().map(|(kin, cgroup)| (Message::Kin(kin), cgroup));
         let owner = self.owner.clone().map(|(signal, process)| (Message::Owner(signal), process));
         let times = [Message::HeldUntil(self.held_until.as_nanos()), Message::KillAt(self.kill_at.as_nanos())];
         let times = times.into_iter().map(|time| (time, None));
@@ -244,15 +244,16 @@ impl Guard {
         }
     }
 
-    /// A command is about to begin.
-    pub(super) fn kin(&mut self, kin: Kin) -> io::Result<()> {
-        self.told.kin = Some(kin.clone());
-        self.tell(&Message::Kin(kin), None)
+    /// A command is about to begin, in a cgroup that is given by its directory.
+    pub(super) fn kin(&mut self, kin: Kin, cgroup: Option<OwnedFd>) -> io::Result<()> {
+        let cgroup = cgroup.map(Arc::new);
+        self.told.kin = Some((kin.clone(), cgroup.clone()));
+        self.tell(&Message::Kin(kin), cgroup.as_deref())
     }
 
     /// The command has begun.
     pub(super) fn leader(&mut self, leader: Identity) -> io::Result<()> {
-        if let Some(kin) = &mut self.told.kin {
+        if let Some((kin, _)) = &mut self.told.kin {
             kin.leader = Some(leader);
         }
         self.tell(&Message::Leader(leader), None)
@@ -407,7 +408,7 @@ mod tests {
             leader: Some(Identity { pid: 4711, started: 12 }),
         };
         let (kill_at, held_until) = (Moment::from_nanos(8), Moment::from_nanos(9));
-        Told { locks: vec![lock("a"), lock("b")], kin: Some(kin), kill_at, held_until, owner: None }
+        Told { locks: vec![lock("a"), lock("b")], kin: Some((kin, None)), kill_at, held_until, owner: None }
     }
 
     /// Dflock may be killed at any step.

@@ -1,0 +1,111 @@
+//! Ends everybody of a command, those too who run away from that.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::lineage::adopted;
+use super::reach::{Reach, is_apart, signal_one};
+use crate::clock::{self, Moment};
+use crate::procfs::{self, Identity, Process};
+
+/// How long it may take until everybody has stopped, and how long is hunted for those whom nobody sees for long.
+const STOP_WITHIN: Duration = Duration::from_millis(100);
+const HUNT_FOR: Duration = Duration::from_millis(10);
+const NOBODY_NEW_FOR: Duration = Duration::from_millis(1);
+
+const STOP_PAUSE: Duration = Duration::from_micros(100);
+
+/// How often those who come and go are looked at until nobody has come or gone.
+const LOOKS: usize = 3;
+
+impl Reach {
+    /// Ends everybody. While one after the other is ended, those who are left could start others whom nobody would see
+    /// any more: so all of them are stopped first, until nobody new is found, and nothing is in the middle of a fork.
+    pub(super) fn end(&mut self) {
+        self.signal_group(Signal::SIGSTOP);
+        self.signal_cgroup(Signal::SIGKILL);
+        self.end_namespace();
+        self.look_at = Moment::from_nanos(0);
+        let until = clock::now() + STOP_WITHIN;
+        let mut stopped: HashSet<Identity> = HashSet::new();
+        while let Ok(all) = procfs::processes() {
+            let mut found = self.find(&all);
+            found.retain(|process| stopped.insert(process.identity));
+            // Of those who cannot be signalled nobody can say when they start somebody.
+            found.retain(|process| signal_one(process.identity, Signal::SIGSTOP));
+            if found.is_empty() || clock::now() >= until {
+                break;
+            }
+            for process in found {
+                wait_until_at_rest(process.identity.pid, until);
+            }
+        }
+        self.signal_group(Signal::SIGKILL);
+        for identity in stopped {
+            self.lineage.known.insert(identity);
+            signal_one(identity, Signal::SIGKILL);
+        }
+        self.hunt();
+    }
+
+    /// Who starts another one and ends, again and again, is hardly ever there when all are looked at. But they are
+    /// dflock's children, or theirs, as long as dflock is there.
+    fn hunt(&self) {
+        let begin = clock::now();
+        let mut last = begin;
+        let mut met: HashSet<i32> = HashSet::from([self.kin.dflock.pid]);
+        let mut next = adopted(&self.kin);
+        loop {
+            while let Some(pid) = next.pop() {
+                if met.insert(pid) {
+                    // Before it ends, which makes them dflock's.
+                    let below = procfs::children(pid).unwrap_or_default();
+                    end_child(pid, &met);
+                    next.extend(below);
+                    last = clock::now();
+                }
+            }
+            let now = clock::now();
+            if now >= begin + HUNT_FOR || now >= last + NOBODY_NEW_FOR || !self.has_adopted() {
+                return;
+            }
+            next = adopted(&self.kin);
+        }
+    }
+
+    /// Whether dflock has a child that lives and is not its own. Who starts another one and ends, again and again, is
+    /// overlooked by whoever looks at one process after the other. But if all children were dead, and nobody has come
+    /// or gone since, then nobody is left: a dead one has no children any more.
+    pub(super) fn has_adopted(&self) -> bool {
+        let mut before = adopted(&self.kin);
+        for _ in 0..LOOKS {
+            let is_ours = |process: Process| !process.is_dead && !is_apart(process.identity);
+            if before.iter().any(|pid| Process::of(*pid).is_some_and(is_ours)) {
+                return true;
+            }
+            let after = adopted(&self.kin);
+            if after == before {
+                return false;
+            }
+            before = after;
+        }
+        true
+    }
+}
+
+/// Ends one that was seen below one of these.
+fn end_child(pid: i32, parents: &HashSet<i32>) {
+    let process = Process::of(pid).filter(|process| !process.is_dead && parents.contains(&process.parent));
+    if let Some(process) = process.filter(|process| !is_apart(process.identity)) {
+        signal_one(process.identity, Signal::SIGKILL);
+    }
+}
+
+/// It has been told to stop.
+fn wait_until_at_rest(pid: i32, until: Moment) {
+    while !procfs::is_at_rest(pid) && clock::now() < until {
+        std::thread::sleep(STOP_PAUSE);
+    }
+}
