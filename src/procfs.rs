@@ -42,6 +42,10 @@ impl Identity {
 impl Process {
     /// `None` if there is no such process.
     pub fn of(pid: i32) -> Option<Process> {
+        if is_ours() { Process::read(pid) } else { None }
+    }
+
+    fn read(pid: i32) -> Option<Process> {
         // A name is cut at so many bytes, in the middle of a letter too.
         parse(pid, &String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
     }
@@ -62,14 +66,19 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     Some(Process { identity: Identity { pid, started }, parent: number(PARENT)?, group: number(GROUP)?, is_dead })
 }
 
+/// One of another namespace has other numbers.
+fn is_ours() -> bool {
+    let us = fs::read_link("/proc/self");
+    us.is_ok_and(|us| us.to_str() == Some(nix::unistd::getpid().to_string().as_str()))
+}
+
 /// All processes that can be seen, one after the other: those that begin meanwhile may be missing.
 pub fn processes() -> io::Result<Vec<Process>> {
-    // One of another namespace has other numbers.
-    if fs::read_link("/proc/self")?.to_str() != Some(nix::unistd::getpid().to_string().as_str()) {
+    if !is_ours() {
         return Err(io::ErrorKind::Unsupported.into());
     }
     let names = fs::read_dir("/proc")?.flatten().map(|entry| entry.file_name());
-    let found: Vec<Process> = names.filter_map(|name| Process::of(name.to_str()?.parse().ok()?)).collect();
+    let found: Vec<Process> = names.filter_map(|name| Process::read(name.to_str()?.parse().ok()?)).collect();
     // An empty one is another file system, or none.
     if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
 }
@@ -87,6 +96,13 @@ pub fn children(pid: i32) -> io::Result<Vec<i32>> {
         children.extend(text.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
     }
     Ok(children)
+}
+
+/// Whether it may show to us ourselves alone (`hidepid`).
+pub fn hides_processes() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut options = mounts.lines().filter_map(|line| line.split_once(" - proc ")).map(|(_, options)| options);
+    options.any(|options| options.contains("hidepid="))
 }
 
 /// Whether no thread of a process runs: each is stopped, or has ended. One that is gone is at rest, too.

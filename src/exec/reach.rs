@@ -141,10 +141,14 @@ impl Reach {
         self.was_anyone_left
     }
 
-    /// Somebody of the group whom `/proc` does not show to us, because they changed their user.
+    /// Somebody of the group whom `/proc` does not show to us, because they changed their user. Whoever is dead and not
+    /// reaped yet answers for them.
     fn has_hidden_member(&self) -> bool {
         let group = self.kin.leader.filter(|leader| is_its_group(*leader));
-        group.is_some_and(|leader| killpg(Pid::from_raw(leader.pid), None) == Err(Errno::EPERM))
+        group.is_some_and(|leader| match killpg(Pid::from_raw(leader.pid), None) {
+            Ok(()) => procfs::hides_processes(),
+            Err(why) => why == Errno::EPERM,
+        })
     }
 
     pub(super) fn find(&self, all: &[Process]) -> Vec<Process> {

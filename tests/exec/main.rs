@@ -8,6 +8,7 @@ mod random;
 
 mod answers;
 mod codes;
+mod confined;
 mod contain;
 mod contain_cgroup;
 mod contain_chased;
