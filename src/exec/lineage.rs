@@ -42,8 +42,8 @@ impl Lineage {
         let mut visited = HashSet::new();
         while let Some(pid) = next.pop() {
             if clock::now() >= not_after {
-                // Half of it is seen; of the others nothing is forgotten.
-                seen.extend(numbers);
+                // Of those who were not looked at nobody is forgotten.
+                numbers.into_iter().for_each(|(pid, identity)| _ = seen.entry(pid).or_insert(identity));
                 break;
             }
             if !visited.insert(pid) {
@@ -111,4 +111,39 @@ fn has_shed_environment(pid: i32) -> bool {
 
 fn is_there(one: &Identity) -> bool {
     Process::of(one.pid).is_some_and(|process| process.identity == *one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn to_look_is_bounded_and_forgets_nobody_who_lives() {
+        let ours = Process::ours().unwrap().identity;
+        let gone = Identity { started: ours.started + 1, ..ours };
+        let kin = Kin {
+            dflock: gone,
+            mark: "m".to_owned(),
+            spared: Vec::new(),
+            adopts: true,
+            cgroup: None,
+            process_one: None,
+            leader: None,
+        };
+        let mut lineage = Lineage::new();
+        lineage.known.insert(ours);
+        let no_time = Moment::from_nanos(0);
+        let again = lineage.look(&kin, no_time, true);
+        assert_eq!(lineage.known, HashSet::from([ours]));
+        assert!(again.since(clock::now()) <= SELDOM);
+        assert_eq!(lineage.look(&kin, no_time, true), again, "not before that");
+        lineage.look_at = no_time;
+        lineage.look(&kin, Moment::NEVER, true);
+        assert!(lineage.known.contains(&ours), "it was looked at, and lives");
+        // One that is gone, whose number another process has.
+        lineage = Lineage { known: HashSet::from([gone]), look_at: no_time };
+        lineage.look(&kin, Moment::NEVER, true);
+        assert!(!lineage.known.contains(&gone));
+    }
 }

@@ -32,18 +32,20 @@ pub(super) struct Reach {
     /// What was found last, and when it may be looked again.
     was_anyone_left: bool,
     pub(super) look_at: Moment,
+    /// When it is worth the time to look for everybody whom to end, once more.
+    pub(super) end_again_at: Moment,
 }
 
 impl Reach {
     pub(super) fn new(kin: Kin, cgroup: Option<Rc<Cgroup>>) -> Reach {
         let at_once = Moment::from_nanos(0);
-        Reach { kin, cgroup, lineage: Lineage::new(), was_anyone_left: true, look_at: at_once }
+        Reach { kin, cgroup, lineage: Lineage::new(), was_anyone_left: true, look_at: at_once, end_again_at: at_once }
     }
 
     /// The command's process, once there is one. It may have ended already.
     pub(super) fn set_leader(&mut self, leader: Identity) {
         self.kin.leader = Some(leader);
-        self.look_at = Moment::from_nanos(0);
+        (self.look_at, self.end_again_at) = (Moment::from_nanos(0), Moment::from_nanos(0));
     }
 
     /// A signal to everybody. The group comes first, and all of it in one moment: nobody of it can run away between two

@@ -33,7 +33,7 @@ const MOST_AT_ONCE: usize = 64;
 /// How long leftovers of a stopped group are looked for at a time.
 const SWEEP_EVERY: Duration = Duration::from_millis(5);
 
-/// Time that it takes to look who descends from the command; if there is less, it is not done.
+/// The time that it may take to look who descends from the command; if there is less, it is not done.
 const LOOK_WITHIN: Duration = Duration::from_millis(100);
 
 /// How long it may take to start another guardian.
@@ -133,10 +133,13 @@ impl Run {
     pub(super) async fn watch(&mut self, signals: &mut Signals, say: Say<'_>) -> Status {
         let mut is_all_reaped = true;
         loop {
+            // To end those who cannot be ended may take all of our time, and the locks are to be renewed meanwhile.
+            tokio::task::yield_now().await;
             let sweep_at = if self.sweeping { clock::now() + SWEEP_EVERY } else { Moment::NEVER };
             let next = self.due.min(sweep_at).min(self.attend_at());
             // To look around takes its time, which has to be there.
-            let remember_at = if next > clock::now() + LOOK_WITHIN { self.group.remember(next) } else { next };
+            let look_until = clock::now() + LOOK_WITHIN;
+            let remember_at = if next > look_until { self.group.remember(look_until) } else { next };
             let next = if is_all_reaped { next.min(remember_at) } else { clock::now() };
             let keepers = &mut self.keepers;
             let mut events = Vec::new();
