@@ -41,6 +41,8 @@ fn assert_nobody_beats(house: &House, what: &str) {
 
 #[test]
 fn dflock_stays_until_the_last_of_those_who_come_and_go_is_gone() {
+    // They leave little time to others.
+    let _quiet = crate::quiet();
     if !is_there("perl") {
         return;
     }
@@ -74,6 +76,8 @@ fn a_frozen_dflock_loses_those_who_come_and_go() {
 
 #[test]
 fn a_killed_dflock_takes_along_a_server_that_starts_others_all_the_time() {
+    // They leave little time to others.
+    let _quiet = crate::quiet();
     if !is_there("perl") {
         return;
     }

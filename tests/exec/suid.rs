@@ -118,6 +118,7 @@ fn a_command_of_another_user_keeps_its_lock_when_dflock_is_killed() {
 
 #[test]
 fn a_command_of_another_user_keeps_its_lock_beyond_its_time() {
+    let _quiet = crate::quiet();
     let Some(other) = OtherUser::new() else { return };
     let mut first = other.command();
     first.env("JOB", ROOT_JOB).args(["exec", "-l", "4", "--max-runtime", "0.3", "--kill-after", "0.2", "k", "-c"]);
