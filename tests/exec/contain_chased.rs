@@ -59,22 +59,6 @@ fn dflock_stays_until_the_last_of_those_who_come_and_go_is_gone() {
 }
 
 #[test]
-fn a_frozen_dflock_loses_those_who_come_and_go() {
-    let _quiet = crate::quiet();
-    if !is_there("perl") {
-        return;
-    }
-    let house = House::new();
-    let running = start(&house, &["-l", "2"], "env -i perl -e \"$PERL\" <&- >&- 2>&- & exec sleep 60", COMET);
-    wait_for("a sign of life", || (beats(&house) > 100).then_some(()));
-    running.signal("STOP");
-    house.dflock(&["exec", "-w", "25", "k", "true"]).code(0);
-    assert_nobody_beats(&house, "frozen");
-    running.signal("CONT");
-    running.finish().code(79);
-}
-
-#[test]
 fn a_killed_dflock_takes_along_a_server_that_starts_others_all_the_time() {
     // They leave little time to others.
     let _quiet = crate::quiet();
