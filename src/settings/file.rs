@@ -24,10 +24,8 @@ pub type Values = BTreeMap<String, String>;
 
 /// The files that are there, in the order in which they count.
 pub(super) fn read_all(known: &[&str]) -> Result<Vec<(PathBuf, Values)>, Failure> {
-    let user = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .filter(|home| home.is_absolute())
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")))
+    let user = variable("XDG_CONFIG_HOME")
+        .or_else(|| home().map(|home| home.join(".config")))
         .map(|home| home.join("dflock/config.toml"));
     let mut files = Vec::new();
     for path in user.into_iter().chain([PathBuf::from(SYSTEM)]) {
@@ -37,6 +35,16 @@ pub(super) fn read_all(known: &[&str]) -> Result<Vec<(PathBuf, Values)>, Failure
         }
     }
     Ok(files)
+}
+
+/// Where nobody has set `HOME`, it is that of the account: whoever cleans the environment has the same settings.
+fn home() -> Option<PathBuf> {
+    let account = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
+    variable("HOME").or_else(account)
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// `None`: there is no such file.
@@ -101,14 +109,20 @@ fn are_users_as_outside() -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// Somebody has put something there, or in the place of its directory, that leads nowhere.
+/// Somebody has put something there, or in the place of a directory above, that leads nowhere.
 fn why_not_found(path: &Path) -> Option<(&Path, &'static str)> {
-    let leads_nowhere = |place: &Path| place.is_symlink() && !place.exists();
-    let dir = path.parent()?;
-    if let Some(place) = [path, dir].into_iter().find(|place| leads_nowhere(place)) {
-        return Some((place, "it is a link to what is not there"));
+    let from_the_top = path.ancestors().collect::<Vec<_>>().into_iter().rev();
+    for place in from_the_top {
+        match std::fs::metadata(place) {
+            Ok(about) if about.is_file() && place != path => {
+                return Some((place, "it is a file, and not the directory that they are in"));
+            }
+            Ok(_) => {}
+            Err(_) if place.is_symlink() => return Some((place, "it is a link to what is not there")),
+            Err(_) => return None,
+        }
     }
-    (dir.exists() && !dir.is_dir()).then_some((dir, "it is a file, and not the directory of config.toml"))
+    None
 }
 
 /// What a file says; `path` is only shown.

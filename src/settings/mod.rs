@@ -237,6 +237,7 @@ impl Settings {
         let (lease, kill_after) = (get("lease"), get("kill_after"));
         let lease_time = text("lease").map(|text| duration::parse_lease(&text));
         let tls = tls_of(&found, &servers, &files)?;
+        let service = (list.source == Source::Default).then(|| variables::service_remark(environment)).flatten();
         Ok(Settings {
             servers_are_default: list.source == Source::Default,
             shard: shard.transpose()?,
@@ -259,7 +260,7 @@ impl Settings {
             kill_after: duration::parse(&kill_after.value).map_err(|why| wrong(kill_after, &why))?,
             kill_after_given: kill_after.source != Source::Default,
             autostart: flag(get("autostart"))?,
-            remarks: unknown.iter().map(Unknown::remark).collect(),
+            remarks: unknown.iter().map(Unknown::remark).chain(service).collect(),
             found: match tls {
                 Some(source) => with_tls(found, source),
                 None => found,
@@ -292,12 +293,12 @@ fn known_variables() -> Vec<&'static str> {
 
 /// A variable that was to name the servers must not mean those of somebody else, least of all this machine's.
 fn refuse_hidden_servers(unknown: &[Unknown], list: &Found) -> Result<(), Failure> {
-    if matches!(list.source, Source::Flag | Source::Environment(_)) {
-        return Ok(());
-    }
-    let Some(Unknown { name, value, .. }) = unknown.iter().find(|unknown| unknown.hides_servers()) else {
-        return Ok(());
+    let hides = |unknown: &&Unknown| match list.source {
+        Source::Flag | Source::Environment(_) => false,
+        Source::File(_) => unknown.hides_servers() && unknown.is_in_our_name(),
+        Source::Default => unknown.hides_servers(),
     };
+    let Some(Unknown { name, value, .. }) = unknown.iter().find(hides) else { return Ok(()) };
     Err(Failure::usage(format!("{name} does not name the servers: the variable is {SERVERS}"))
         .hint(format!("write {SERVERS}={value}, or unset {name}")))
 }

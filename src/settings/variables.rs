@@ -13,6 +13,10 @@ const OF_A_JOB: [&str; 6] = ["DFLOCK_KEY", "DFLOCK_TOKEN", "DFLOCK_LEASE", "DFLO
 /// Further ones that are meant: where holders are, and what the unit of the package hands to the server.
 const OTHERS: [&str; 2] = ["DFLOCK_RUNTIME_DIR", "DFLOCK_SERVE_OPTIONS"];
 
+const OURS: &str = "DFLOCK_";
+
+const SERVICE_HOST: &str = "_SERVICE_HOST";
+
 /// A variable that nobody reads.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unknown {
@@ -32,7 +36,12 @@ impl Unknown {
 
     /// Whoever wrote it wanted other servers than those that are asked now.
     pub(super) fn hides_servers(&self) -> bool {
-        self.meant == Some(SERVERS) && strsim::damerau_levenshtein(&self.name, SERVERS) <= 2
+        self.meant == Some(SERVERS) && strsim::damerau_levenshtein(&as_ours(&self.name), SERVERS) <= 2
+    }
+
+    /// It is written as ours are; otherwise it may be somebody else's all the same.
+    pub(super) fn is_in_our_name(&self) -> bool {
+        self.name.starts_with(OURS)
     }
 }
 
@@ -47,21 +56,47 @@ pub(super) fn unknown(environment: &Environment, known: &[&'static str]) -> Vec<
             || name == "DFLOCK_SERVER" && is_job
             || is_of_a_service(name, value)
     };
-    let ours = environment.iter().filter(|(name, value)| name.starts_with("DFLOCK_") && !value.is_empty());
+    let ours = environment.iter().filter(|(name, value)| {
+        !value.is_empty() && (name.starts_with(OURS) || !known.contains(&name.as_str()) && is_nearly_ours(name, known))
+    });
     let strange = ours.filter(|(name, value)| !is_known(name, value));
     strange
         .map(|(name, value)| Unknown { name: name.clone(), value: value.clone(), meant: meant(name, known) })
         .collect()
 }
 
+/// As it would be called if it were ours: `dflock_servers`, or `DFLOCKD_SERVERS` as if it were the server's.
+fn as_ours(name: &str) -> String {
+    let name = name.to_ascii_uppercase();
+    name.strip_prefix("DFLOCKD_").map_or(name.clone(), |rest| format!("{OURS}{rest}"))
+}
+
+/// Of the server's own only those that it does not have; other programs may have small letters.
+fn is_nearly_ours(name: &str, known: &[&str]) -> bool {
+    let as_ours = as_ours(name);
+    if name.starts_with("DFLOCKD_") {
+        return strsim::damerau_levenshtein(&as_ours, SERVERS) <= 1;
+    }
+    as_ours.starts_with(OURS) && known.iter().any(|known| strsim::damerau_levenshtein(&as_ours, known) <= 1)
+}
+
+/// What to say where no server is named, but Kubernetes tells of a service that sounds like one: it may be meant, and
+/// it is not asked.
+pub(super) fn service_remark(environment: &Environment) -> Option<String> {
+    let name = environment.keys().find(|name| name.starts_with(OURS) && name.ends_with(SERVICE_HOST))?;
+    let service = name.strip_suffix(SERVICE_HOST)?.to_ascii_lowercase().replace('_', "-");
+    Some(format!("{name} is of a service of Kubernetes, and is not asked unless {SERVERS}={service} names it"))
+}
+
 /// Kubernetes tells every pod of a service `dflock` by `DFLOCK_PORT=tcp://10.0.0.1:6388` and many more.
 fn is_of_a_service(name: &str, value: &str) -> bool {
     let is_address = name.ends_with("_PORT") && value.contains("://");
-    is_address || name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || name.contains("_PORT_")
+    is_address || name.ends_with(SERVICE_HOST) || name.contains("_SERVICE_PORT") || name.contains("_PORT_")
 }
 
 fn meant(name: &str, known: &[&'static str]) -> Option<&'static str> {
-    let distance = |known: &str| strsim::damerau_levenshtein(name, known);
+    let name = as_ours(name);
+    let distance = |known: &str| strsim::damerau_levenshtein(&name, known);
     let nearest = known.iter().min_by_key(|known| distance(known))?;
     (distance(nearest) <= 3).then_some(nearest)
 }
@@ -85,7 +120,11 @@ mod tests {
             ["DFLOCK_TIMEOT is not a setting; did you mean DFLOCK_TIMEOUT?"]
         );
         assert_eq!(strange(&[("DFLOCK_X", "1")]), ["DFLOCK_X is not a setting; man dflock-config lists them"]);
-        assert!(strange(&[("DFLOCK_TIMEOT", ""), ("DFLOCK_KEY", "k"), ("DFLOCKD_X", "1"), ("LANG", "C")]).is_empty());
+        let others = [("DFLOCK_TIMEOT", ""), ("DFLOCK_KEY", "k"), ("DFLOCKD_X", "1"), ("LANG", "C"), ("dflock_x", "1")];
+        assert!(strange(&others).is_empty());
+        for name in ["dflock_servers", "Dflock_Servers", "DFLOCKD_SERVERS", "DFLOCKD_SERVER"] {
+            assert_eq!(strange(&[(name, "a")]), [format!("{name} is not a setting; did you mean DFLOCK_SERVERS?")]);
+        }
     }
 
     #[test]

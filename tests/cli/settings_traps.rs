@@ -67,6 +67,14 @@ fn a_misspelt_name_of_the_servers_is_an_error() {
         }
         desk.ok(&["holders"]);
     }
+    for name in ["dflock_servers", "DFLOCKD_SERVERS"] {
+        let desk = Desk::new().with(name, "lock1:6388");
+        desk.refuses(&["acquire", "k"], 125, &[name, "DFLOCK_SERVERS=lock1:6388"]);
+        // They may be another program's, and are only told where somebody names the servers.
+        desk.file("config/dflock/config.toml", "servers = \"127.0.0.1:1\"\n", 0o644);
+        let said = desk.run(&["config"]);
+        assert!(said.code == Some(0) && said.err.contains("did you mean DFLOCK_SERVERS?"), "{said:?}");
+    }
     // In a file is further away than in the environment.
     let desk = Desk::new().with("DFLOCK_SERVER", "lock1:6388");
     desk.file("config/dflock/config.toml", "servers = \"127.0.0.1:1\"\n", 0o644);
@@ -136,6 +144,21 @@ fn a_settings_file_that_cannot_be_read_is_an_error_at_once() {
         "not a regular file",
     );
     within(&|desk| drop(desk.file("config/dflock", "autostart = false\n", 0o644)), "a file, and not the directory");
+    for home in ["config", "config/deeper", "config/deeper/still"] {
+        for to in ["/nowhere", "file"] {
+            let desk = Desk::at("127.0.0.1:1");
+            desk.file("file", "", 0o644);
+            let to = if to == "file" { desk.path().join(to) } else { to.into() };
+            let place = desk.path().join("home");
+            link(&to.display().to_string(), place.clone());
+            let mut command = desk.command(&["config"]);
+            let below = home.strip_prefix("config").unwrap_or_default();
+            command.env("XDG_CONFIG_HOME", format!("{}{below}", place.display()));
+            let said = finish(command);
+            assert_eq!(said.code, Some(125), "{said:?}");
+            assert!(said.err.contains(&place.display().to_string()) && !said.err.contains("deeper"), "{said:?}");
+        }
+    }
     within(&|desk| drop(desk.file("config/dflock/config.toml", &"#\n".repeat(1 << 20), 0o644)), "larger than");
     // A home that is none has no settings.
     for home in ["/dev/null", "/nonexistent"] {
@@ -144,6 +167,62 @@ fn a_settings_file_that_cannot_be_read_is_an_error_at_once() {
         command.env("HOME", home).env_remove("XDG_CONFIG_HOME");
         assert_eq!(finish(command).code, Some(0), "{home}");
     }
+}
+
+/// Whoever cleans the environment must not be given another server than everybody else of the account.
+#[test]
+fn without_a_home_the_settings_are_those_of_the_account() {
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("only root can show another file of accounts");
+    }
+    let desk = Desk::new().with("DFLOCK_AUTOSTART", "");
+    let accounts = desk.file("accounts", &format!("root:x:0:0::{}/home:/bin/sh\n", desk.path().display()), 0o644);
+    let show = |home: Option<&str>| {
+        let env = desk.command(&[]);
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", r#"mount --bind "$0" /etc/passwd && exec "$@""#, &accounts]);
+        command.args([env!("CARGO_BIN_EXE_dflock"), "config", "--json"]).env_clear();
+        command.envs(env.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("PATH", "/usr/bin:/bin");
+        command.env_remove("XDG_CONFIG_HOME").env_remove("HOME").envs(home.map(|home| ("HOME", home)));
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        finish(command)
+    };
+    if show(None).err.contains("mount") {
+        return skipped("nothing can be mounted here");
+    }
+    let file = desk.file("home/.config/dflock/config.toml", "servers = \"lock1:6388\"\nautostart = false\n", 0o644);
+    for home in [None, Some(""), Some("relative")] {
+        let said = show(home);
+        assert!(
+            said.code == Some(0) && said.out.contains("lock1:6388") && said.out.contains(&file),
+            "{home:?}: {said:?}"
+        );
+    }
+    // One that is set counts.
+    assert!(!show(Some("/nonexistent")).out.contains("lock1"));
+    let home = desk.path().join("home");
+    std::fs::rename(home.join(".config"), home.join("elsewhere")).expect("it is moved");
+    std::os::unix::fs::symlink("/nowhere", home.join(".config")).expect("a link");
+    let said = show(None);
+    assert!(said.code == Some(125) && said.out.contains(".config: it is a link to what is not there"), "{said:?}");
+}
+
+/// In a pod there are such names whether somebody wants them or not.
+#[test]
+fn services_of_kubernetes_name_no_server_and_say_so() {
+    let services = [
+        ("DFLOCK_SERVER_SERVICE_HOST", "10.0.0.1"),
+        ("DFLOCK_SERVER_SERVICE_PORT", "6388"),
+        ("DFLOCK_SERVER_PORT", "tcp://10.0.0.1:6388"),
+    ];
+    let in_pod = |desk: Desk| services.into_iter().fold(desk, |desk, (name, value)| desk.with(name, value));
+    let said = in_pod(Desk::new()).run(&["config"]);
+    let remark = "DFLOCK_SERVER_SERVICE_HOST is of a service of Kubernetes, and is not asked unless \
+        DFLOCK_SERVERS=dflock-server names it";
+    assert_eq!((said.code, said.err), (Some(0), format!("dflock: {remark}\n")));
+    assert_eq!(in_pod(Desk::at("127.0.0.1:1")).run(&["config"]).err, "");
+    let said = in_pod(Desk::new()).with("DFLOCK_SERVER", "lock1").run(&["config"]);
+    assert_eq!(said.code, Some(125), "{said:?}");
 }
 
 #[test]
