@@ -111,7 +111,7 @@ impl Acquire {
         let report = &started.report;
         let held = report.grant.as_ref().ok_or_else(|| Failure::internal("take the lock", &"no grant came"))?;
         if is_exported {
-            export::succeed(&key, report, held)?;
+            export::succeed(&key, report, held, owner)?;
         } else {
             manner.answer(&Taken::new(&key, limit, report, owner), || format!("{}\n", held.token.as_str()))?;
         }

@@ -5,12 +5,17 @@
 //! it. A failure, be it of the command line, is an answer too: it unsets the variables of an earlier lock and
 //! ends with a command that fails. What no answer can cover is a dflock that never began; for that, the idiom
 //! that is shown everywhere looks at the exit code first: `lock=$(dflock acquire KEY --export) || exit`.
+//!
+//! Nor can dflock know who evaluates the lines. If that is not whom the lock was tied to, as under a program that starts
+//! dflock and ends, the lock is free again by then. So the lines look whether that process is there.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Failure;
+use crate::holder::owner::Owner;
 use crate::holder::{Held, Report};
 use crate::lock::Key;
 use crate::output;
@@ -55,8 +60,8 @@ pub(crate) fn check() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The lock, as variables that commands of the script inherit.
-pub(crate) fn succeed(key: &Key, report: &Report, held: &Held) -> Result<(), Failure> {
+/// The lock, as variables that commands of the script inherit, if whom it is tied to is still there.
+pub(crate) fn succeed(key: &Key, report: &Report, held: &Held, owner: Option<Owner>) -> Result<(), Failure> {
     let values = [
         Some(key.to_string()),
         Some(held.token.as_str().to_owned()),
@@ -68,7 +73,26 @@ pub(crate) fn succeed(key: &Key, report: &Report, held: &Held) -> Result<(), Fai
         Some(value) => format!("export {name}={};\n", output::shell_quote(&value)),
         None => format!("unset {name};\n"),
     };
-    output::whole(&closed(&VARIABLES.iter().zip(values).map(line).collect::<String>()))
+    let lines = VARIABLES.iter().zip(values).map(line).collect::<String>();
+    output::whole(&closed(&match owner {
+        None => lines,
+        Some(owner) => if_kept(&lines, owner.pid, report.pid),
+    }))
+}
+
+/// `${…?…}` ends a script that does not look at what `eval` says, and no shell with somebody before it. A process that has
+/// ended and was not looked after has no command line. Where not all are seen, a holder of root's may be there unseen.
+/// There is nothing in here that a shell without quotes around it would take for a pattern but the `?`.
+fn if_kept(lines: &str, owner: i32, holder: u32) -> String {
+    let lives = |pid: &dyn Display| format!("( it=; read -r it </proc/{pid}/cmdline; test -n \"$it\" ) 2>/dev/null");
+    format!(
+        "if {} && {{ {} || test ! -e /proc/1; }}; then\n{lines}else\nunset {};\n\
+        : \"${{DFLOCK_TOKEN?dflock: the lock is free again: it was tied to process {owner}, and that or the holder has \
+        ended; --owner PID ties it to another}}\";\nfi;\n",
+        lives(&owner),
+        lives(&holder),
+        VARIABLES.join(" ")
+    )
 }
 
 /// No lock: nothing is left of an earlier one, and the shell that evaluates this fails with our code.

@@ -26,7 +26,7 @@ struct Stat {
 const FORKED_WITHOUT_EXEC: u64 = 0x40;
 
 /// Programs that start another one and wait for it: the owner is whoever called them.
-const WRAPPERS: [&str; 4] = ["sudo", "doas", "timeout", "time"];
+const WRAPPERS: [&str; 7] = ["sudo", "doas", "su", "runuser", "timeout", "time", "flock"];
 
 impl Owner {
     pub fn of(pid: i32) -> Result<Owner, Failure> {

@@ -2,6 +2,7 @@
 
 use crate::house::clean::{House, Said};
 use crate::house::tools;
+use crate::house::typist::Typist;
 
 /// What stands everywhere. It also holds when dflock is not found, or dies before its first step.
 const SHOWN: &str = "lock=$(@) || exit; eval \"$lock\"";
@@ -151,6 +152,74 @@ fn every_idiom_takes_a_free_lock() {
         }
     }
     house.wait_until_nobody_holds();
+}
+
+/// They start dflock and end, and the lock that is tied to them ends with them.
+const IN_BETWEEN: [&str; 4] = [
+    "sh -c 'dflock acquire k --export; exit $?'",
+    "bash -c 'cd /; dflock acquire k --export; true'",
+    "perl -e 'system \"dflock acquire k --export\"'",
+    "timeout 60 sh -c 'dflock acquire k --export; true'",
+];
+
+/// They start dflock, too, and the lock is that of the script that calls them.
+const PASSED_OVER: [&str; 5] = [
+    "timeout 60 dflock acquire k --export",
+    "flock ./file dflock acquire k --export",
+    "flock ./file -c 'exec dflock acquire k --export'",
+    "runuser -u root -- dflock acquire k --export",
+    "su root -s /bin/sh -c 'exec \"$DFLOCK\" acquire k --export'",
+];
+
+fn can_run(house: &House, command: &str) -> bool {
+    let program = command.split(' ').next().expect("a word");
+    let needs_root = matches!(program, "su" | "runuser");
+    tools::is_there(program) && (!needs_root || house.script("sh", &format!("{program} root -c true")).code == 0)
+}
+
+#[test]
+fn a_lock_whose_owner_has_ended_is_none() {
+    let house = house();
+    for shell in shells() {
+        for command in IN_BETWEEN.iter().filter(|command| can_run(&house, command)) {
+            for idiom in WRITTEN.iter().chain([&SHOWN, &WITH_ERREXIT]) {
+                let said = stops(&house, shell, &idiom.replace('@', command));
+                assert!(said.err.contains("it was tied to process"), "{said:?}");
+            }
+        }
+        let program = env!("CARGO_BIN_EXE_dflock");
+        for command in PASSED_OVER.iter().filter(|command| can_run(&house, command)) {
+            let text =
+                format!("export DFLOCK={program}\n{}\ndflock renew k && dflock release k", SHOWN.replace('@', command));
+            assert_eq!(house.script(shell, &text).ok(), "33", "{shell}: {command}");
+        }
+        // A holder that was killed meanwhile is missed, too; a lock that is tied to nobody may be anywhere.
+        let text = "lock=$(dflock acquire k --export -l 1) || exit
+            kill -9 $(dflock holders --json | tr ',' '\\n' | sed -n 's/.*\"pid\"://p'); until dflock holders --json | grep -q '\\[\\]'; do :; done
+            eval \"$lock\"";
+        stops(&house, shell, text);
+        let text = "lock=$(dflock acquire k --export --owner none --max-hold 1h) || exit; eval \"$lock\" || exit; dflock release k";
+        house.wait_until_free("k");
+        house.script(shell, text).ok();
+    }
+    house.wait_until_nobody_holds();
+}
+
+/// At a prompt it fails, and leaves the shell to its user.
+#[test]
+fn a_shell_at_a_prompt_is_not_ended() {
+    let house = house();
+    for shell in shells() {
+        let mut command = house.command(shell);
+        let flags: &[&str] = if shell == "bash" { &["--norc", "-i"] } else { &["-i"] };
+        let mut typist = Typist::start(command.args(flags).env("PS1", "> ").env("TERM", "dumb"));
+        typist.press("lock=$(sh -c 'dflock acquire k --export; exit'); eval \"$lock\"\r");
+        typist.wait_for("was tied to process");
+        typist.press("echo $((40 + $?)) st''ill here\r");
+        typist.wait_for("still here");
+        typist.press("exit\r");
+        typist.finish();
+    }
 }
 
 /// Words that only look like the flag: of a command that is run, of a key.
