@@ -62,10 +62,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand exec" -l tls-ca -d 'Trust 
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand exec" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand exec" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand exec" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand exec" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand exec" -s n -l no-wait -d 'Fail at once if it is busy'
@@ -92,10 +92,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l tls-ca -d 'Tru
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand acquire" -s n -l no-wait -d 'Fail at once if it is busy'
@@ -114,10 +114,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand release" -l tls-ca -d 'Tru
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand release" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand release" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand release" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand release" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand release" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
@@ -135,10 +135,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand renew" -l tls-ca -d 'Trust
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand renew" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand renew" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand renew" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand renew" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand renew" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
@@ -164,10 +164,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l tls-ca -d 'Tru
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand enqueue" -s n -l no-wait -d 'Fail at once if it is busy'
@@ -187,10 +187,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand wait" -l tls-ca -d 'Trust 
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand wait" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand wait" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand wait" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand wait" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand wait" -s n -l no-wait -d 'Fail at once if it is busy'
@@ -224,10 +224,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from acquire" -s n -l no-wait -d 'Fail at once if it is busy'
@@ -247,10 +247,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from release" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
@@ -269,10 +269,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from renew" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
@@ -299,10 +299,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from enqueue" -s n -l no-wait -d 'Fail at once if it is busy'
@@ -323,10 +323,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subco
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand sem; and __fish_seen_subcommand_from wait" -s n -l no-wait -d 'Fail at once if it is busy'
@@ -343,10 +343,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand status" -l tls-ca -d 'Trus
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand status" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand status" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand status" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand status" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand status" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
@@ -367,10 +367,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand stats" -l tls-ca -d 'Trust
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand stats" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand stats" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand stats" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand stats" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand stats" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'
@@ -428,10 +428,10 @@ complete -c dflock -n "__fish_dflock_using_subcommand config" -l tls-ca -d 'Trus
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l tls-cert -d 'Certificate to show, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l tls-key -d 'Private key of that certificate, as PEM' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l tls-name -d 'Name to expect in the server\'s certificate instead of its host name' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand config" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand config" -l auth-token-file -d 'File with the auth token that the server asks for, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l etcd-prefix -d 'In etcd, use the keys of `etcdctl lock PREFIX<KEY>`, so that both exclude each other' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l etcd-user -d 'User to log in to etcd as' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand config" -l etcd-password-file -d 'File with that user\'s password, of mode 600' -r -F
+complete -c dflock -n "__fish_dflock_using_subcommand config" -l etcd-password-file -d 'File with that user\'s password, of mode 600, or 640 if a group may know it' -r -F
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l connect-timeout -d 'How long a connection may take, TLS included [default: 5s]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l connect-retry -d 'How long to try again while no server can be reached [default: 5s for what waits for a lock, else 0]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand config" -l require-server -d 'Start no server on this machine, as autostart = false in the settings'

@@ -42,7 +42,7 @@ pub struct Target {
     #[arg(long, value_name = "NAME")]
     tls_name: Option<String>,
 
-    /// File with the auth token that the server asks for, of mode 600
+    /// File with the auth token that the server asks for, of mode 600, or 640 if a group may know it
     #[arg(long, value_name = "FILE")]
     auth_token_file: Option<String>,
 
@@ -58,7 +58,7 @@ pub struct Target {
     #[arg(long, value_name = "NAME")]
     etcd_user: Option<String>,
 
-    /// File with that user's password, of mode 600
+    /// File with that user's password, of mode 600, or 640 if a group may know it
     #[arg(long, value_name = "FILE")]
     etcd_password_file: Option<String>,
 

@@ -27,3 +27,16 @@ pub fn open_private(path: &Path, what: &str) -> Result<File, Failure> {
     }
     Ok(file)
 }
+
+/// What is no secret, but says whom to trust, must not be anybody's to change. That it is missing is found out by whoever
+/// reads it.
+pub fn refuse_anybodys(path: &Path, what: &str) -> Result<(), Failure> {
+    match std::fs::metadata(path) {
+        Ok(about) if about.is_file() && about.mode() & 0o002 != 0 => {
+            let (shown, mode) = (path.display(), about.mode() & 0o777);
+            Err(Failure::usage(format!("everybody may write to {shown} (mode {mode:03o}), the {what}"))
+                .hint(format!("chmod o-w {shown}")))
+        }
+        _ => Ok(()),
+    }
+}

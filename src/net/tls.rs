@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use super::private::open_private;
+use super::private::{open_private, refuse_anybodys};
 use crate::error::Failure;
 
 /// For `dflock --version`.
@@ -67,6 +67,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, Failure> {
+    refuse_anybodys(path, "authorities to trust")?;
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
         roots.add(certificate).map_err(|why| {

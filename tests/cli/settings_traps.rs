@@ -292,6 +292,8 @@ fn what_is_about_tls_means_tls() {
     {
         desk.refuses(&[&["acquire", "k"], flags].concat(), 76, &["does not speak TLS", flags[0]]);
     }
+    let anybodys = desk.file("anybodys.pem", &ca.cert.pem(), 0o666);
+    desk.refuses(&["acquire", "k", "--tls-ca", &anybodys], 125, &["everybody may write to", &anybodys, "chmod o-w"]);
     let by_variable = Desk::at(&server.address).with("DFLOCK_TLS_CA", &pem);
     by_variable.refuses(&["acquire", "k"], 76, &["does not speak TLS"]);
     // The nearer one counts; at the same distance they contradict each other.
