@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::house::clean::Running;
+use crate::house::proxy::Proxy;
 use crate::house::{now, wait_for};
 use crate::own;
 
@@ -115,4 +117,22 @@ fn a_compacted_history_disturbs_nobody() {
     etcd.wait_until_ready();
     house.dflock(&["release", "k", &token]).ok();
     assert_eq!(waiting.finish().ok(), "mine");
+}
+
+/// The first member that is told to release obeys, and its answer comes too late: the next one knows of no lock.
+#[test]
+fn a_release_whose_answer_is_lost_is_no_loss() {
+    let Some((etcd, house)) = own("a_release_whose_answer_is_lost_is_no_loss", 1) else { return };
+    let address = etcd.servers().trim_start_matches("etcd://").to_owned();
+    let ways: Vec<Proxy> = (0..4).map(|_| Proxy::to(&address)).collect();
+    let members: Vec<&str> = ways.iter().map(|way| way.address.as_str()).collect();
+    let go = house.gate("go");
+    let mut command = house.command("dflock");
+    command.env("DFLOCK_SERVERS", format!("etcd://{}", members.join(",")));
+    let running = Running::start(command.args(["exec", "k", "-c", "echo > up; read -r _ < go; exit 4"]));
+    house.wait_for_file("up");
+    // Of the two seconds there are each of the four has half a one.
+    ways.iter().for_each(|way| way.delay(Duration::from_millis(350)));
+    go.open();
+    running.finish().code(4);
 }

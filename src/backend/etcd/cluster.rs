@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -96,7 +97,11 @@ trait Exchange: Sync {
 }
 
 /// One request, one answer.
-struct One<'a, Q>(&'a Q);
+struct One<'a, Q> {
+    request: &'a Q,
+    /// How often it was sent. One whose answer was not heard may have been obeyed.
+    sent: AtomicUsize,
+}
 
 impl<Q: Call> Exchange for One<'_, Q> {
     type Said = Answered<Q::Answer>;
@@ -109,7 +114,8 @@ impl<Q: Call> Exchange for One<'_, Q> {
         within: Duration,
     ) -> Result<Self::Said, Trouble> {
         let asked = clock::now();
-        let answer = timeout(within, link.call(self.0.clone(), login)).await;
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let answer = timeout(within, link.call(self.request.clone(), login)).await;
         let answer = answer.map_err(|_| Trouble::Silent)??;
         let header = answer.header().cloned().filter(|header| header.cluster_id != 0);
         let header =
@@ -156,7 +162,18 @@ impl Cluster {
         request: &Q,
         patience: Patience,
     ) -> Result<Answered<Q::Answer>, (Trouble, Address)> {
-        self.round(patience, &One(request)).await
+        self.ask_counted(request, patience).await.0
+    }
+
+    /// The same, and how often it was sent for that.
+    pub(super) async fn ask_counted<Q: Call>(
+        &self,
+        request: &Q,
+        patience: Patience,
+    ) -> (Result<Answered<Q::Answer>, (Trouble, Address)>, usize) {
+        let one = One { request, sent: AtomicUsize::new(0) };
+        let answered = self.round(patience, &one).await;
+        (answered, one.sent.into_inner())
     }
 
     /// Begins to watch, at whichever member can.

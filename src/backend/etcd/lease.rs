@@ -82,13 +82,14 @@ pub(super) async fn grant(ticket: &Ticket, wish: Duration, patience: Patience) -
     }
 }
 
-/// `false`: there was none any more.
+/// `false`: there was none any more, before it was asked for.
 pub(super) async fn revoke(cluster: &Cluster, id: i64, until: Moment) -> Result<bool, Missed> {
     let patience = Patience { until, retry: Duration::MAX, outlasts_drain: false };
-    match cluster.ask(&LeaseRevokeRequest { id }, patience).await {
-        Ok(_) => Ok(true),
-        Err((Trouble::LeaseGone, _)) => Ok(false),
-        Err(missed) => Err(missed),
+    match cluster.ask_counted(&LeaseRevokeRequest { id }, patience).await {
+        (Ok(_), _) => Ok(true),
+        // Of one that was asked twice, the first time without an answer, it cannot be told.
+        (Err((Trouble::LeaseGone, _)), sent) => Ok(sent > 1),
+        (Err(missed), _) => Err(missed),
     }
 }
 
