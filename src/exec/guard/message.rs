@@ -193,6 +193,7 @@ mod tests {
         drop(ours);
         assert!(receive(&theirs).is_err());
     }
+
     /// A farewell that comes with the end of whoever did not read an answer would be taken for a death otherwise.
     #[test]
     fn the_last_words_of_one_who_did_not_listen_are_heard() {

@@ -158,11 +158,13 @@ impl Session {
         let mut look = None;
         let context = self.seat.context.clone();
         // It may have come together with the request.
-        let mut share = None;
-        if self.input.len() > AHEAD_FOR_EACH {
-            share = Some(context.memory.take_ahead(MAX_AHEAD)?);
-        }
+        let has_ahead = self.input.len() > AHEAD_FOR_EACH;
+        let mut share = has_ahead.then(|| context.memory.take_ahead(MAX_AHEAD)).flatten();
+        let is_too_much = has_ahead && share.is_none();
         let letter = poll_fn(|cx| {
+            if is_too_much {
+                return Poll::Ready(None);
+            }
             let mut most = if share.is_some() { MAX_AHEAD } else { AHEAD_FOR_EACH };
             loop {
                 if self.input.len() >= most && share.is_none() {
@@ -201,7 +203,7 @@ impl Session {
         if letter.as_ref().is_some_and(|letter| !is_grant(letter) || !self.stream.is_at_end()) {
             return letter;
         }
-        // The client has just gone; what it was granted it will never know of.
+        // The client is as good as gone; what it was granted it will never know of.
         mailbox.close();
         if let Some((Verdict::Granted { stamp, .. }, _)) = letter.or_else(|| mailbox.try_recv().ok()) {
             let conn = self.seat.conn;
