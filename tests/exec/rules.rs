@@ -252,7 +252,7 @@ fn who_is_stopped_while_it_waits_starts_nothing_late() {
     let next = house.start(&[&wait[..], &["60", "k", "-c", "echo > next; read -r _ < go; echo next >> log"]].concat());
     house.wait_for_waiters("k", 2);
     stopped.signal("STOP");
-    house.dflock(&["release", "k"]).ok();
+    house.end_holder_of("k");
     house.wait_for_file("next");
     stopped.signal("CONT");
     house.wait_for_waiters("k", 1);

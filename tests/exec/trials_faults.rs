@@ -367,7 +367,8 @@ fn drain_server(lane: &mut Lane) -> Option<String> {
 /// It is there again a second later, and knows nobody.
 fn restart_server(lane: &mut Lane) -> Option<String> {
     let stay = Stay::in_house(&lane.house);
-    lane.writer(|_| true)?;
+    let holder = lane.writer(|_| true)?;
+    let holder = lane.runs[holder].name.clone();
     let server = lane.server.as_mut()?;
     let port = server.address.rsplit_once(':').map(|(_, port)| port.to_owned())?;
     server.signal("KILL");
@@ -380,9 +381,14 @@ fn restart_server(lane: &mut Lane) -> Option<String> {
     let at = wall();
     lane.server = Some(Server::start(&["--port", &port]));
     lane.breaks.push(Break { at, until: at + EXCUSED, whom });
-    // Whoever was there before has gone, and others have come.
+    // Others have come.
     let lines = 5 + lane.random.below(20);
     lane.pass_time(lines, Duration::from_secs(2));
+    // Whoever was there before has gone: one that is frozen before it hears of its loss is no match for such a server.
+    lane.until("whoever held the lock to be gone", |lane| {
+        let is_there = processes(&lane.house, Some(&holder)).iter().any(|process| process.role == Role::Job);
+        (!is_there || wall() > at + EXCUSED).then_some(())
+    });
     drop(stay);
     Some(port)
 }
