@@ -520,7 +520,7 @@ Register-ArgumentCompleter -Native -CommandName 'dflock' -ScriptBlock {
             [CompletionResult]::new('--max-lease', '--max-lease', [CompletionResultType]::ParameterName, 'The longest lease that is given out: whoever asks for a longer one is told this one')
             [CompletionResult]::new('--max-locks', '--max-locks', [CompletionResultType]::ParameterName, 'How many keys there may be; unused ones give way')
             [CompletionResult]::new('--max-connections', '--max-connections', [CompletionResultType]::ParameterName, 'How many connections there may be; 0 for as many as there are descriptors')
-            [CompletionResult]::new('--max-connections-per-ip', '--max-connections-per-ip', [CompletionResultType]::ParameterName, 'How many connections one address may have; 0 for any number [default: half of all that there may be]')
+            [CompletionResult]::new('--max-connections-per-ip', '--max-connections-per-ip', [CompletionResultType]::ParameterName, 'How many connections one address may have; 0 for any number [default: half of all, if 64 or more are allowed]')
             [CompletionResult]::new('--max-memory', '--max-memory', [CompletionResultType]::ParameterName, 'How much memory may be in use, such as 512M or 2G; 0 for any amount [default: half of what there is]')
             [CompletionResult]::new('--max-waiters', '--max-waiters', [CompletionResultType]::ParameterName, 'How many may wait for one key, and as many whose client is away; 0 for any number')
             [CompletionResult]::new('--read-timeout', '--read-timeout', [CompletionResultType]::ParameterName, 'How long a client may take for a request, and be silent while it neither holds nor waits')

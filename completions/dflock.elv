@@ -487,7 +487,7 @@ set edit:completion:arg-completer[dflock] = {|@words|
             cand --max-lease 'The longest lease that is given out: whoever asks for a longer one is told this one'
             cand --max-locks 'How many keys there may be; unused ones give way'
             cand --max-connections 'How many connections there may be; 0 for as many as there are descriptors'
-            cand --max-connections-per-ip 'How many connections one address may have; 0 for any number [default: half of all that there may be]'
+            cand --max-connections-per-ip 'How many connections one address may have; 0 for any number [default: half of all, if 64 or more are allowed]'
             cand --max-memory 'How much memory may be in use, such as 512M or 2G; 0 for any amount [default: half of what there is]'
             cand --max-waiters 'How many may wait for one key, and as many whose client is away; 0 for any number'
             cand --read-timeout 'How long a client may take for a request, and be silent while it neither holds nor waits'

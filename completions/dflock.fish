@@ -399,7 +399,7 @@ complete -c dflock -n "__fish_dflock_using_subcommand serve" -l default-lease-tt
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-lease -d 'The longest lease that is given out: whoever asks for a longer one is told this one' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-locks -d 'How many keys there may be; unused ones give way' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-connections -d 'How many connections there may be; 0 for as many as there are descriptors' -r -f
-complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-connections-per-ip -d 'How many connections one address may have; 0 for any number [default: half of all that there may be]' -r -f
+complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-connections-per-ip -d 'How many connections one address may have; 0 for any number [default: half of all, if 64 or more are allowed]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-memory -d 'How much memory may be in use, such as 512M or 2G; 0 for any amount [default: half of what there is]' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l max-waiters -d 'How many may wait for one key, and as many whose client is away; 0 for any number' -r -f
 complete -c dflock -n "__fish_dflock_using_subcommand serve" -l read-timeout -d 'How long a client may take for a request, and be silent while it neither holds nor waits' -r -f

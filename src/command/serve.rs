@@ -73,15 +73,15 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = 0, env = "DFLOCKD_MAX_CONNECTIONS")]
     max_connections: u32,
 
-    /// How many connections one address may have; 0 for any number [default: half of all that there may be]
+    /// How many connections one address may have; 0 for any number [default: half of all, if 64 or more are allowed]
     #[arg(long, value_name = "N", env = "DFLOCKD_MAX_CONNECTIONS_PER_IP")]
     max_connections_per_ip: Option<u32>,
 
     /// How much memory may be in use, such as 512M or 2G; 0 for any amount [default: half of what there is]
     ///
     /// With three quarters of it in use nobody new is given a lock or a place in a queue (error_max_locks), with all
-    /// of it no connection is accepted (error_max_connections). Those who hold a lock renew and release as ever, and
-    /// come back on new connections. The system needs some more for each connection.
+    /// of it no connection is accepted (error_max_connections). Those who hold a lock renew and release as ever. Answers
+    /// that nobody reads come on top, and the system needs some for each connection: --max-connections bounds both.
     #[arg(long, value_name = "SIZE", env = "DFLOCKD_MAX_MEMORY", value_parser = parse_size)]
     max_memory: Option<u64>,
 
