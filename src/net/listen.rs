@@ -52,6 +52,14 @@ pub enum Accepted {
     Unix(UnixStream),
 }
 
+/// Who may be told from others at the far end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Address(IpAddr),
+    /// Of this machine, on a Unix socket.
+    User(u32),
+}
+
 impl Listener {
     /// Listens on every address that `host` stands for; `unix:/path` is a socket file.
     pub async fn bind(host: &str, port: u16, access: SocketAccess) -> io::Result<Vec<Listener>> {
@@ -113,11 +121,11 @@ impl Drop for SocketFile {
 }
 
 impl Accepted {
-    /// The address that connections are counted by; none for a Unix socket.
-    pub fn ip(&self) -> Option<IpAddr> {
+    pub fn origin(&self) -> Origin {
         match self {
-            Accepted::Tcp(_, peer) => Some(peer.ip().to_canonical()),
-            Accepted::Unix(_) => None,
+            Accepted::Tcp(_, peer) => Origin::Address(peer.ip().to_canonical()),
+            // One whom the system does not tell is counted as nobody.
+            Accepted::Unix(stream) => Origin::User(stream.peer_cred().map_or(u32::MAX, |peer| peer.uid())),
         }
     }
 

@@ -28,7 +28,7 @@ pub(super) async fn accept_from(listener: Listener, context: Arc<Context>) {
                 turn_away(accepted);
                 count_refusal("--max-memory");
             }
-            Ok(accepted) => match context.gate.admit(accepted.ip()) {
+            Ok(accepted) => match context.gate.admit(accepted.origin()) {
                 Ok(admission) => {
                     let peer = accepted.peer();
                     let arrival = match accepted {

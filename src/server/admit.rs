@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::clock::{self, Moment};
+use crate::net::listen::Origin;
 
 /// Zero is no limit.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +34,7 @@ struct Inside {
 /// A connection that was let in; counted until dropped.
 pub(super) struct Admission {
     gate: Arc<Gate>,
-    ip: Option<IpAddr>,
+    origin: Origin,
 }
 
 impl Gate {
@@ -42,13 +43,13 @@ impl Gate {
     }
 
     /// `Err` says which limit was reached.
-    pub(super) fn admit(self: &Arc<Gate>, ip: Option<IpAddr>) -> Result<Admission, &'static str> {
+    pub(super) fn admit(self: &Arc<Gate>, origin: Origin) -> Result<Admission, &'static str> {
         let Doors { connections, connections_per_ip } = self.doors;
         let mut inside = self.lock();
         if connections > 0 && inside.connections >= connections {
             return Err("--max-connections");
         }
-        if let Some(ip) = ip {
+        if let Origin::Address(ip) = origin {
             let count = inside.by_ip.entry(ip).or_default();
             if connections_per_ip > 0 && *count >= connections_per_ip {
                 return Err("--max-connections-per-ip");
@@ -56,7 +57,7 @@ impl Gate {
             *count += 1;
         }
         inside.connections += 1;
-        Ok(Admission { gate: self.clone(), ip })
+        Ok(Admission { gate: self.clone(), origin })
     }
 
     pub(super) fn connections(&self) -> usize {
@@ -75,8 +76,8 @@ impl Gate {
 }
 
 impl Admission {
-    pub(super) fn ip(&self) -> Option<IpAddr> {
-        self.ip
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
     }
 }
 
@@ -88,7 +89,7 @@ impl Drop for Admission {
         if last {
             inside.emptied_at = Some(clock::server_now());
         }
-        if let Some(ip) = self.ip
+        if let Origin::Address(ip) = self.origin
             && let Some(count) = inside.by_ip.get_mut(&ip)
         {
             *count -= 1;

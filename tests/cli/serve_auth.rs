@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::house::tools::{NOBODY, skipped};
 use crate::house::{Client, Server, now, wait_for};
-use crate::lines::{Lines, tcp, tcp_from};
+use crate::lines::{Lines, tcp, tcp_from, unix};
 use crate::start::{logged, private_file, raise_descriptor_limit, refused, refused_with};
 
 const SECRET: &str = "correct-horse-battery";
@@ -270,6 +270,43 @@ fn guessing_is_slow() {
         assert_eq!(other.ask("auth", "_", SECRET), "ok");
         assert!(begin.elapsed() < took);
     }
+}
+
+/// Whoever has many addresses slows down those and their networks, and nobody else.
+#[test]
+fn guesses_from_many_addresses_slow_nobody_else() {
+    raise_descriptor_limit();
+    let home = tempfile::tempdir().unwrap();
+    let socket = home.path().join("socket");
+    let host = format!("unix:{}", socket.display());
+    let server = serve(&["--host", &host, "--host", "127.0.0.1"]);
+    let log = wait_for("its addresses", || {
+        let listening: Vec<_> = server.events().into_iter().filter(|event| event["event"] == "listening").collect();
+        (listening.len() == 2).then_some(listening)
+    });
+    let tcp = log.iter().filter_map(|event| event["address"].as_str()).find(|at| !at.starts_with("unix")).unwrap();
+    let guess = |number: u32| {
+        let [_, high, middle, low] = (number + 256).to_be_bytes();
+        let mut line = tcp_from([127, 100 + high, middle, low], tcp)?;
+        line.send(format!("auth\n_\n{WRONG}\n").as_bytes());
+        Some(line)
+    };
+    if guess(1).is_none() {
+        return skipped("this machine has no address 127.100.1.1");
+    }
+    // More than there is room for.
+    for piece in 0..26 {
+        let mut guesses: Vec<_> = (0..400).filter_map(|at| guess(400 * piece + at)).collect();
+        guesses.iter_mut().for_each(|guess| drop(guess.rest()));
+    }
+    // Many at once, from each place: had they to take turns, most would be sent away.
+    let right = format!("auth\n_\n{SECRET}\n");
+    let mut strangers: Vec<_> = (0..30).filter_map(|_| tcp_from([127, 0, 0, 9], tcp)).collect();
+    strangers.iter_mut().for_each(|one| one.send(right.as_bytes()));
+    strangers.iter_mut().for_each(|one| assert_eq!(one.line(), "ok", "who never guessed"));
+    let mut local: Vec<_> = (0..30).map(|_| unix(&host)).collect();
+    local.iter_mut().for_each(|one| one.send(right.as_bytes()));
+    local.iter_mut().for_each(|one| assert_eq!(one.line(), "ok", "on a Unix socket"));
 }
 
 #[test]

@@ -339,7 +339,7 @@ impl Session {
 
     fn authenticate(&mut self, request: Option<Request<'_>>) -> Next {
         let Some(Request::Auth { secret }) = request else { return self.keep_out() };
-        match self.seat.context.guesses.take_turn(self.admission.ip(), clock::server_now()) {
+        match self.seat.context.guesses.take_turn(self.admission.origin(), clock::server_now()) {
             Some(Duration::ZERO) => self.prove(secret),
             Some(wait) => Next::Prove(secret.to_vec(), wait),
             // Not that it is wrong: it was not looked at.
@@ -353,7 +353,7 @@ impl Session {
             self.authenticated = true;
             return self.say(Answer::Done);
         }
-        context.guesses.was_wrong(self.admission.ip(), clock::server_now());
+        context.guesses.was_wrong(self.admission.origin(), clock::server_now());
         self.keep_out()
     }
 
