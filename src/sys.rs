@@ -131,7 +131,13 @@ fn set_back() {
         // All that the control group has; more than there are does no harm.
         let every = [u64::MAX; 128];
         libc::sched_setaffinity(0, size_of_val(&every), every.as_ptr().cast());
+        // The files of one whose memory is hidden are root's, this one among them.
+        let is_hidden = is_memory_hidden();
+        show_memory();
         let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if is_hidden {
+            hide_memory();
+        }
         if score >= 0 {
             libc::write(score, c"0".as_ptr().cast(), 1);
             libc::close(score);
@@ -335,6 +341,17 @@ pub fn stop_group(group: nix::unistd::Pid) {
 pub fn hide_memory() {
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+#[cfg(target_os = "linux")]
+fn is_memory_hidden() -> bool {
+    nix::sys::prctl::get_dumpable() == Ok(false)
+}
+
+/// For a moment, in which only one whose memory is shown may do what has to be done.
+#[cfg(target_os = "linux")]
+fn show_memory() {
+    let _ = nix::sys::prctl::set_dumpable(true);
 }
 
 /// Ends this process as a signal does by default, but that no core is dumped: our memory holds secrets, and the one

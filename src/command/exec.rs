@@ -24,7 +24,6 @@ use crate::lock::{Grant, Key, Kind};
 use crate::output;
 use crate::settings::duration::{self, in_words};
 use crate::settings::{SECRET_VARIABLES, Settings};
-use crate::sys;
 
 /// Run a command while holding a lock
 ///
@@ -171,10 +170,6 @@ impl Exec {
         };
         // After a loss that is only told, the command outlives even us.
         let containment = Containment::prepare(contain, !rules.warn_on_lost)?;
-        // The system takes one whose memory is hidden for root's, who maps no users of a namespace for others.
-        if site.has_secret() && contain != contain::Contain::PidNamespace {
-            sys::hide_memory();
-        }
         // Before the first thread: it is a copy of this process.
         let guard = Guard::start(&|locks| guardian::let_go(locks, &site), guardian::successor(&site))?;
         output::background::begin();

@@ -16,7 +16,6 @@ use crate::holder::witness::Witness;
 use crate::holder::{Job, Report, TITLE, run};
 use crate::lease::keeper::Lifeline;
 use crate::lock::{Key, Space, Token};
-use crate::sys;
 
 /// The longest job.
 const MAX_JOB: u64 = 256 * 1024;
@@ -52,9 +51,6 @@ fn begin() -> Result<(), Failure> {
     let mut stdin = std::io::Read::take(std::io::stdin().lock(), MAX_JOB);
     stdin.read_until(b'\n', &mut line).map_err(|why| Failure::internal("read the job", &why))?;
     let job: Job = serde_json::from_slice(&line).map_err(|why| Failure::internal("read the job", &why))?;
-    if job.site.has_secret() {
-        sys::hide_memory();
-    }
     let witness = witness(&job)?;
     let backend = backend_of(&job.site)?;
     super::block_on(async {

@@ -9,7 +9,6 @@ use crate::error::{Failure, Kind};
 use crate::net::tls;
 use crate::server::{Credentials, CredentialsInForce, Event, Report};
 use crate::settings::secret::Secret;
-use crate::sys;
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct CredentialFiles {
@@ -43,11 +42,7 @@ impl CredentialFiles {
             }
             _ => Vec::new(),
         };
-        let credentials = Credentials { tls, secrets: secrets.into_iter().map(Secret::into_bytes).collect() };
-        if credentials.holds_secrets() {
-            sys::hide_memory();
-        }
-        Ok(credentials)
+        Ok(Credentials { tls, secrets: secrets.into_iter().map(Secret::into_bytes).collect() })
     }
 }
 

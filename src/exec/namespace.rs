@@ -20,7 +20,7 @@ pub(super) struct Namespace {
 impl Namespace {
     /// In a user namespace if there is no other way. One whose /proc cannot be mounted is none.
     pub(super) fn make(dies_with_us: bool) -> io::Result<Namespace> {
-        let process_one = match sys::start_process_one(false, dies_with_us) {
+        let mut process_one = match sys::start_process_one(false, dies_with_us) {
             Err(why) if why.raw_os_error() == Some(libc::EPERM) => {
                 let process_one = sys::start_process_one(true, dies_with_us)?;
                 map_user(&process_one).inspect_err(|_| process_one.kill())?;
@@ -28,6 +28,7 @@ impl Namespace {
             }
             started => started?,
         };
+        process_one.hide_memory().inspect_err(|_| process_one.kill())?;
         let namespace = Namespace { process_one };
         sys::try_birthplace(Birthplace::Namespace(&namespace.process_one)).inspect_err(|_| namespace.end())?;
         Ok(namespace)

@@ -21,10 +21,11 @@ pub mod witness;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::backend::Inherited;
 use crate::lock::{Key, Kind, Token};
+use crate::sys;
 use owner::Owner;
 
 /// How a holder's first argument begins, and what `ps` shows of it.
@@ -40,10 +41,12 @@ pub struct Site {
     pub tls_ca: Option<PathBuf>,
     pub tls_identity: Option<(PathBuf, PathBuf)>,
     pub tls_name: Option<String>,
+    #[serde(deserialize_with = "hide")]
     pub secret: Option<Vec<u8>>,
     pub allow_plaintext_secret: bool,
     pub etcd_prefix: Option<String>,
     /// User and password.
+    #[serde(deserialize_with = "hide")]
     pub etcd_login: Option<(String, Vec<u8>)>,
     pub connect_timeout: Duration,
     pub connect_retry: Duration,
@@ -53,10 +56,13 @@ pub struct Site {
     pub autostart: bool,
 }
 
-impl Site {
-    pub fn has_secret(&self) -> bool {
-        self.secret.is_some() || self.etcd_login.is_some()
+/// Whoever is told a secret hides it, as those do who read it.
+fn hide<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    let secret = Option::deserialize(from)?;
+    if secret.is_some() {
+        sys::hide_memory();
     }
+    Ok(secret)
 }
 
 /// What a holder is to do.

@@ -5,8 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::error::Failure;
+use crate::sys;
 
-/// Opens one; `what` says what is in it.
+/// Opens one; `what` says what is in it. Whoever reads it shows its memory to nobody from now on.
 pub fn open_private(path: &Path, what: &str) -> Result<File, Failure> {
     let shown = path.display();
     let unreadable = |why| Failure::usage(format!("cannot read the {what} in {shown}: {why}"));
@@ -25,6 +26,7 @@ pub fn open_private(path: &Path, what: &str) -> Result<File, Failure> {
                 .hint(format!("chmod 600 {shown}")));
         }
     }
+    sys::hide_memory();
     Ok(file)
 }
 

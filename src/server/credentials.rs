@@ -17,11 +17,6 @@ impl Credentials {
         !self.secrets.is_empty()
     }
 
-    /// Whether there is anything in them that nobody else may see.
-    pub fn holds_secrets(&self) -> bool {
-        self.has_secret() || self.tls.is_some()
-    }
-
     pub(super) fn longest_secret(&self) -> usize {
         self.secrets.iter().map(Vec::len).max().unwrap_or(0)
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::error::Failure;
 use crate::net::private::open_private;
+use crate::sys;
 use crate::wire::{self, MAX_SECRET};
 
 /// Never shown.
@@ -19,6 +20,7 @@ impl Secret {
 
     /// `source` names where `text` was found, `what` what it is.
     pub fn new(text: &[u8], what: &str, source: &str) -> Result<Secret, Failure> {
+        sys::hide_memory();
         let text = wire::trim(text);
         if text.is_empty() {
             return Err(Failure::usage(format!("the {what} in {source} is empty")));

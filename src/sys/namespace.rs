@@ -10,6 +10,9 @@ use nix::unistd::Pid;
 /// What is said to process 1: whoever is left in the namespace is left alone.
 const LEAVE_ALONE: u8 = b'l';
 
+/// What is said to it: its memory can be hidden now.
+const HIDE: u8 = b'h';
+
 /// How it is called, and what it says of itself in place of arguments.
 const NAME: &str = "dflock-init";
 const TITLE: &str = "process 1 of the command of a dflock";
@@ -25,6 +28,10 @@ pub struct ProcessOne {
     control: OwnedFd,
     /// The namespace is of another user namespace, too.
     has_user_namespace: bool,
+    /// Its memory is a copy of one that is hidden, and shown until it may be hidden, too.
+    is_shown: bool,
+    /// The namespaces, outermost first, for those who enter once it is hidden.
+    namespaces: Vec<(OwnedFd, libc::c_int)>,
 }
 
 impl ProcessOne {
@@ -44,9 +51,29 @@ impl ProcessOne {
         let _ = nix::sys::wait::waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
     }
 
+    /// Hides its memory, if ours is hidden; until then, its user namespace can be given users. The system takes one whose
+    /// memory is hidden for root's, whose users nobody else maps, and whom nobody else follows to where it is.
+    pub fn hide_memory(&mut self) -> io::Result<()> {
+        if self.is_shown {
+            let user = self.has_user_namespace.then_some(("user", libc::CLONE_NEWUSER));
+            for (name, kind) in user.into_iter().chain([("pid", libc::CLONE_NEWPID)]) {
+                let namespace = std::fs::File::open(format!("/proc/{}/ns/{name}", self.pid))?;
+                self.namespaces.push((namespace.into(), kind));
+            }
+            self.tell(HIDE)?;
+            self.is_shown = false;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, what: u8) -> io::Result<()> {
+        nix::sys::socket::send(self.control.as_raw_fd(), &[what], nix::sys::socket::MsgFlags::MSG_NOSIGNAL)?;
+        Ok(())
+    }
+
     /// Has it stay for whoever is left, or leave if nobody is. Returns what its answer will be read from.
     pub fn leave_alone(&self) -> io::Result<&OwnedFd> {
-        nix::sys::socket::send(self.control.as_raw_fd(), &[LEAVE_ALONE], nix::sys::socket::MsgFlags::MSG_NOSIGNAL)?;
+        self.tell(LEAVE_ALONE)?;
         Ok(&self.control)
     }
 }
@@ -57,7 +84,15 @@ pub fn start_process_one(has_user_namespace: bool, dies_with_us: bool) -> io::Re
 
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
     let user = if has_user_namespace { libc::CLONE_NEWUSER } else { 0 };
-    let Some(pid) = clone(libc::CLONE_NEWPID | user, libc::SIGCHLD)? else {
+    let is_shown = super::is_memory_hidden();
+    if is_shown {
+        super::show_memory();
+    }
+    let cloned = clone(libc::CLONE_NEWPID | user, libc::SIGCHLD);
+    if is_shown && !matches!(cloned, Ok(None)) {
+        super::hide_memory();
+    }
+    let Some(pid) = cloned? else {
         drop(ours);
         live(theirs.as_raw_fd(), dies_with_us);
         super::leave_fork();
@@ -67,6 +102,8 @@ pub fn start_process_one(has_user_namespace: bool, dies_with_us: bool) -> io::Re
         process,
         control: ours,
         has_user_namespace,
+        is_shown,
+        namespaces: Vec::new(),
     });
     if made.is_err() {
         let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -115,8 +152,13 @@ fn live(control: RawFd, dies_with_us: bool) {
             while libc::read(signals, told.as_mut_ptr().cast(), told.len()) > 0 {}
             while libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) > 0 {}
             if watched[1].revents != 0 {
+                let is_told = libc::read(0, told.as_mut_ptr().cast(), 1) == 1;
+                if is_told && told[0] == HIDE {
+                    super::hide_memory();
+                    continue;
+                }
                 is_alone = true;
-                if libc::read(0, told.as_mut_ptr().cast(), 1) == 1 {
+                if is_told {
                     libc::prctl(libc::PR_SET_PDEATHSIG, 0);
                     if is_anyone_there() {
                         libc::write(0, told.as_ptr().cast(), 1);
@@ -142,9 +184,13 @@ fn is_anyone_there() -> bool {
 pub(super) fn enter(namespace: &ProcessOne, born: impl FnOnce(i32)) -> io::Result<()> {
     let user = if namespace.has_user_namespace { libc::CLONE_NEWUSER } else { 0 };
     let last_error = io::Error::last_os_error;
-    // SAFETY: a system call; it changes nothing but where this process and its children are.
-    if unsafe { libc::setns(namespace.process.as_raw_fd(), libc::CLONE_NEWPID | user) } != 0 {
-        return Err(last_error());
+    let by_process = [(&namespace.process, libc::CLONE_NEWPID | user)];
+    let by_process = by_process.into_iter().filter(|_| namespace.namespaces.is_empty());
+    for (descriptor, kind) in namespace.namespaces.iter().map(|(file, kind)| (file, *kind)).chain(by_process) {
+        // SAFETY: a system call; it changes nothing but where this process and its children are.
+        if unsafe { libc::setns(descriptor.as_raw_fd(), kind) } != 0 {
+            return Err(last_error());
+        }
     }
     // Only a child is in it. It is our parent's, so that dflock waits for it as for every command.
     if let Some(pid) = clone(libc::CLONE_PARENT, 0)? {

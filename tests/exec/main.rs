@@ -15,6 +15,7 @@ mod contain_chased;
 mod contain_pidns;
 mod guardian;
 mod guardian_deaf;
+mod hidden;
 mod kept;
 mod loss;
 mod manners;
