@@ -22,25 +22,21 @@ const TIMES: u64 = 5;
 fn start_and_wait(house: &House, server: &str, name: &str, manners: Manners, flags: &[&str]) -> (Running, Process) {
     let mut tail = Tail::of(house);
     let begin = now();
-    let running = loop {
+    loop {
         let running = start(house, server, name, 0, manners, flags);
-        let has_begun = wait_for(&format!("a line of {name}"), || {
+        let leader = wait_for(&format!("the child of {name}"), || {
             tail.read();
-            let wrote = tail.lines.iter().any(|line| line.name == name);
-            (wrote || !has_life(running.pid)).then_some(wrote)
+            let mut jobs = processes(house, Some(name)).into_iter().filter(|one| one.role == Role::Job);
+            let leader = jobs.find(|one| one.pid == one.group && tail.lines.iter().any(|line| line.name == name));
+            (leader.is_some() || !has_life(running.pid)).then_some(leader)
         });
-        if has_begun {
-            break running;
+        if let Some(leader) = leader {
+            return (running, leader);
         }
         // Where processor time is short, a short lease may be over before its child could begin.
         let said = running.finish();
         assert!([69, 79].contains(&said.code) && begin.elapsed() < CEILING, "{said:?}");
-    };
-    let leader = wait_for(&format!("the child of {name}"), || {
-        let mut jobs = processes(house, Some(name)).into_iter().filter(|one| one.role == Role::Job);
-        jobs.find(|one| one.pid == one.group)
-    });
-    (running, leader)
+    }
 }
 
 /// When the last of a group was seen to be gone.
