@@ -2,11 +2,12 @@
 
 use std::io::Write;
 use std::process::Stdio;
+use std::time::Duration;
 
 use crate::calm;
 use crate::house::clean::{House, Running, finish};
 use crate::house::etcd::Etcd;
-use crate::house::wait_for;
+use crate::house::{observe, wait_for};
 
 /// Requests of each hand-off among so many who wait, from the first release to the last.
 fn requests_each(etcd: &Etcd, house: &House, key: &str, count: usize, limit: Option<&str>) -> f64 {
@@ -71,6 +72,32 @@ fn a_crowd_passes_through_a_semaphore() {
     assert!(inside == 0 && most <= 3, "{most} at once");
     assert!(most >= 2, "slots were not used");
     assert_eq!(etcd.keys("dflock/sem/crowd/"), Vec::<String>::new());
+}
+
+/// One who is to leave for its other limit may be the eldest for a moment, and others like it come then.
+#[test]
+fn nobody_holds_beside_one_with_another_limit() {
+    let Some((etcd, house)) = calm("nobody_holds_beside_one_with_another_limit") else { return };
+    let key = |number: u32| format!("dflock/sem/mixed/{number:016x}");
+    etcd.ctl(&["put", &key(0xa1), r#"{"limit":1}"#]).ok();
+    etcd.ctl(&["put", &key(0xa2), r#"{"limit":2}"#]).ok();
+    let come = |limit: &str, script: &str, keys: usize| {
+        let running = house.start(&["exec", "--limit", limit, "-w", "forever", "mixed", "-c", script]);
+        wait_for("a place in the queue", || (etcd.keys("dflock/sem/mixed/").len() == keys).then_some(()));
+        running
+    };
+    let alone = come("1", "echo > alone; until [ -e go ]; do sleep 0.05; done", 3);
+    etcd.ctl(&["del", &key(0xa1)]).ok();
+    let other = come("2", "echo > other", 3);
+    etcd.ctl(&["del", &key(0xa2)]).ok();
+    wait_for("the turn of the first", || house.path("alone").exists().then_some(()));
+    observe(Duration::from_millis(500), || {
+        assert!(!house.path("other").exists(), "one with another limit holds beside it");
+    });
+    std::fs::write(house.path("go"), "").expect("written");
+    alone.finish().ok();
+    other.finish().ok();
+    assert!(house.path("other").exists());
 }
 
 /// More keys than fit on one page.

@@ -13,7 +13,8 @@
 //! A watch begins right after the revision that the queue was looked at, so nothing is missed; when the way
 //! to the server breaks, or that revision is no more, the queue is looked at again. In the queue a lease is
 //! kept alive by a `Pulse`. The eldest in the queue for a semaphore, be its limit 1, decides on the limit: whoever
-//! comes with another one leaves at once.
+//! comes with another one leaves at once. One who is slow to leave may be the eldest himself for a moment, and let in
+//! others like him; so nobody takes his turn while one with another limit is before him.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -200,7 +201,7 @@ impl Place {
     /// Takes in what a look found; says how many are before us if nobody is behind.
     fn read(&mut self, answer: &TxnResponse, revision: i64) -> u64 {
         let (last, first) = found(answer);
-        self.turn = last.map_or(Turn::Gone, |last| turn_of(&self.own.key, self.kind.limit(), &last.kvs, first));
+        self.turn = last.map_or(Turn::Gone, |last| turn_of(&self.own.key, self.kind, &last.kvs, first));
         self.revision = revision;
         last.map_or(0, |last| last.count.saturating_sub(1).max(0).cast_unsigned())
     }
@@ -350,8 +351,13 @@ fn other_limit(kind: Kind, first: &[KeyValue]) -> Option<u64> {
     eldest.filter(|eldest| *eldest != limit)
 }
 
+/// Whether anybody of these counts slots otherwise: one of them may believe that he is alone.
+fn has_other_limit(kind: Kind, before: &[KeyValue]) -> bool {
+    before.iter().any(|one| About::read(&one.value).limit.is_some_and(|limit| limit != kind.limit()))
+}
+
 /// `last` are the last two, ours being the very last; `first` are the first ones of a semaphore.
-fn turn_of(own: &[u8], limit: u64, last: &[KeyValue], first: Option<&[KeyValue]>) -> Turn {
+fn turn_of(own: &[u8], kind: Kind, last: &[KeyValue], first: Option<&[KeyValue]>) -> Turn {
     if last.first().is_none_or(|ours| ours.key != own) {
         return Turn::Gone;
     }
@@ -361,10 +367,10 @@ fn turn_of(own: &[u8], limit: u64, last: &[KeyValue], first: Option<&[KeyValue]>
         heed_marks,
     };
     // One slot is handed on as a lock is.
-    let Some(first) = first.filter(|_| limit > 1) else { return behind(std::slice::from_ref(before), false) };
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let Some(first) = first.filter(|_| kind.limit() > 1) else { return behind(std::slice::from_ref(before), false) };
+    let limit = usize::try_from(kind.limit()).unwrap_or(usize::MAX);
     match first.iter().position(|one| one.key == own) {
-        Some(at) if at < limit => Turn::Ours,
+        Some(at) if at < limit && !has_other_limit(kind, &first[..at]) => Turn::Ours,
         Some(at) => behind(&first[..at], false),
         None => behind(std::slice::from_ref(before), true),
     }
@@ -390,7 +396,8 @@ mod tests {
             .collect();
         let last: Vec<&str> = until_own.iter().rev().copied().take(2).collect();
         let first: Vec<&str> = until_own.iter().copied().take(usize::try_from(limit).unwrap() + 1).collect();
-        turn_of(own.as_bytes(), limit, &entries(&last, limit), (limit > 1).then(|| entries(&first, limit)).as_deref())
+        let kind = if limit > 1 { Kind::Semaphore { limit } } else { Kind::Lock };
+        turn_of(own.as_bytes(), kind, &entries(&last, limit), (limit > 1).then(|| entries(&first, limit)).as_deref())
     }
 
     fn behind(keys: &[&str], heed_marks: bool) -> Turn {
@@ -416,6 +423,14 @@ mod tests {
         assert_eq!(turn(&queue, "d", 2), behind(&["c"], true));
         assert_eq!(turn(&queue, "e", 2), behind(&["d"], true));
         assert_eq!(turn(&["b", "c"], "c", 2), Turn::Ours);
+    }
+
+    #[test]
+    fn nobody_takes_his_turn_behind_one_with_another_limit() {
+        let first = [entries(&["a"], 1), entries(&["b"], 2)].concat();
+        let last = [entries(&["b"], 2), entries(&["a"], 1)].concat();
+        assert_eq!(turn_of(b"b", Kind::Semaphore { limit: 2 }, &last, Some(&first)), behind(&["a"], false));
+        assert_eq!(turn(&["a", "b"], "b", 2), Turn::Ours);
     }
 
     #[test]
