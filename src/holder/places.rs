@@ -98,7 +98,7 @@ fn wanted() -> Vec<Place> {
     if mine.is_root() {
         places.push(Place { dir: PathBuf::from("/run/dflock"), below: None });
     }
-    for home in homes() {
+    if let Some(home) = home() {
         places.push(Place { dir: home.join(".local/state/dflock").join(boot()), below: Some(home) });
     }
     let login = PathBuf::from(format!("/run/user/{mine}"));
@@ -107,11 +107,11 @@ fn wanted() -> Vec<Place> {
     places
 }
 
-/// That of the account, which is the same for all who are this user. `HOME` is for those who have no account, or none
-/// with a home that can be used; under sudo it may be another user's.
-fn homes() -> impl Iterator<Item = PathBuf> {
+/// That of the account, which is the same for all who are this user. `HOME` says what its caller likes, so it is only
+/// for those who have no account; under sudo it may be another user's.
+fn home() -> Option<PathBuf> {
     let account = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
-    account.into_iter().chain(variable("HOME")).filter(|home| is_own_dir(home))
+    account.or_else(|| variable("HOME")).filter(|home| is_own_dir(home))
 }
 
 /// Names this boot of this machine: a home may be shared by many, and what ends with a boot must not outlive it.

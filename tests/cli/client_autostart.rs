@@ -138,6 +138,24 @@ fn its_directory_may_be_removed() {
     });
 }
 
+/// It is missed while nobody asks for anything, too: who kills the server a moment later finds all of it.
+#[test]
+fn its_directory_is_soon_missed() {
+    in_own_network("client_autostart::its_directory_is_soon_missed", || {
+        let desk = nobody_set_anything();
+        let first = Running::start(&mut desk.command(&["exec", "-l", "60", "k", "-c", "echo > begun; exec sleep 100"]));
+        wait_for("a command", || desk.path().join("begun").exists().then_some(()));
+        let run = desk.path().join("run");
+        std::fs::remove_dir_all(&run).expect("it is there");
+        let begin = dflock::clock::now();
+        wait_for("it to be made again", || run.exists().then_some(()));
+        let took = dflock::clock::now().since(begin);
+        assert!(took.as_secs() < 7, "{took:?}");
+        drop(first);
+        end(&desk);
+    });
+}
+
 #[test]
 fn one_whose_directory_cannot_be_made_again_leaves() {
     in_own_network("client_autostart::one_whose_directory_cannot_be_made_again_leaves", || {

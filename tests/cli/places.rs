@@ -135,43 +135,54 @@ fn two_homes_of_a_user_have_one_state() {
     if !is_root() {
         return skipped("only root can become somebody else");
     }
+    // One account has a home, the other has none that is there, as `nobody`.
     in_own_network("places::two_homes_of_a_user_have_one_state", || {
-        let house = House::at("");
-        mode(house.home.path(), 0o755);
-        let user = User { house: &house, number: 54_322 };
-        let (home, other) = (user.dir("home"), user.dir("other"));
-        let accounts = house.path("accounts");
-        let all = fs::read_to_string("/etc/passwd").expect("accounts");
-        let somebody = format!("{all}somebody:x:54322:54322::{}:/bin/sh\n", home.display());
-        fs::write(&accounts, somebody).expect("written");
-        mode(&accounts, 0o644);
-        // Its uid is the number after the file of accounts.
-        let become_them = r#"mount --bind "$0" /etc/passwd && n=$1 && shift &&
-            exec setpriv --reuid "$n" --regid "$n" --clear-groups dflock "$@""#;
-        let dflock = |home: &Path, args: &[&str]| {
-            let mut command = house.command("unshare");
-            command.args(["-m", "sh", "-c", become_them]).arg(&accounts).arg("54322").args(args);
-            command.env_remove("DFLOCK_RUNTIME_DIR").env("HOME", home).current_dir("/");
-            command
-        };
-        let script = format!("echo > {}/begun; exec sleep 100", other.display());
-        let mut first = Running::start(&mut dflock(&other, &["exec", "-l", "30", "k", "-c", &script]));
-        wait_for("a command, or its refusal", || (other.join("begun").exists() || !first.is_running()).then_some(()));
-        if !first.is_running() {
-            return skipped(&format!("the program cannot be run as another user here: {:?}", first.finish()));
-        }
-        let server = || {
-            let line = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            dwellers(house.home.path()).into_iter().find(|pid| line(pid).starts_with(b"dflock\0serve\0"))
-        };
-        // Whoever asks next starts the next server.
-        first.signal("STOP");
-        signal(server().expect("a server"), "KILL");
-        wait_for("its end", || server().is_none().then_some(()));
-        let said = finish(dflock(&home, &["exec", "-n", "k", "true"]).spawn().expect("it starts"));
-        assert_eq!(said.code, 75, "{said:?}");
-        first.signal("CONT");
+        two_homes(54_322, true);
+        two_homes(54_323, false);
     });
+}
+
+fn two_homes(number: u32, is_at_home: bool) {
+    let house = House::at("");
+    mode(house.home.path(), 0o755);
+    let user = User { house: &house, number };
+    let (home, other) = (user.dir("home"), user.dir("other"));
+    let accounts = house.path("accounts");
+    let all = fs::read_to_string("/etc/passwd").expect("accounts");
+    let own = if is_at_home { home.as_path() } else { Path::new("/nonexistent") };
+    let somebody = format!("{all}somebody:x:{number}:{number}::{}:/bin/sh\n", own.display());
+    fs::write(&accounts, somebody).expect("written");
+    mode(&accounts, 0o644);
+    // Its uid is the number after the file of accounts.
+    let become_them = r#"mount --bind "$0" /etc/passwd && n=$1 && shift &&
+            exec setpriv --reuid "$n" --regid "$n" --clear-groups dflock "$@""#;
+    let dflock = |home: &Path, args: &[&str]| {
+        let mut command = house.command("unshare");
+        command.args(["-m", "sh", "-c", become_them]).arg(&accounts).arg(number.to_string()).args(args);
+        command.env_remove("DFLOCK_RUNTIME_DIR").env("HOME", home).current_dir("/");
+        command
+    };
+    let script = format!("echo > {}/begun; exec sleep 100", other.display());
+    let mut first = Running::start(&mut dflock(&other, &["exec", "-l", "30", "k", "-c", &script]));
+    wait_for("a command, or its refusal", || (other.join("begun").exists() || !first.is_running()).then_some(()));
+    if !first.is_running() {
+        return skipped(&format!("the program cannot be run as another user here: {:?}", first.finish()));
+    }
+    let server = || {
+        let line = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        dwellers(house.home.path()).into_iter().find(|pid| line(pid).starts_with(b"dflock\0serve\0"))
+    };
+    // Whoever asks next starts the next server.
+    first.signal("STOP");
+    signal(server().expect("a server"), "KILL");
+    wait_for("its end", || server().is_none().then_some(()));
+    let said = finish(dflock(&home, &["exec", "-n", "k", "true"]).spawn().expect("it starts"));
+    assert_eq!(said.code, 75, "{said:?}");
+    first.signal("CONT");
+    drop(first);
+    if !is_at_home {
+        let _ = fs::remove_dir_all(format!("/tmp/dflock-{number}"));
+    }
 }
 
 #[test]

@@ -29,6 +29,9 @@ const GROWN_LEAST: u64 = 4 * 1024 * 1024;
 /// While nothing happens to locks that are held, the time is written down this often.
 const STAMP_EVERY: Duration = Duration::from_secs(10);
 
+/// While anything is held, this often it is looked whether the next server would find what was written.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// How long until a failing disk is tried again: longer every time.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(2);
@@ -49,6 +52,7 @@ pub(super) struct Writer {
     draft_after: u64,
     trouble: Option<Trouble>,
     written_at: Moment,
+    looked_at: Moment,
     synced_at: Moment,
 }
 
@@ -91,6 +95,7 @@ impl Writer {
             draft_after: 0,
             trouble: None,
             written_at: now,
+            looked_at: now,
             synced_at: now,
         };
         let Err(why) = writer.begin_anew() else { return Ok(writer) };
@@ -153,7 +158,7 @@ impl Writer {
                 next = next.min(self.synced_at + INTERVAL);
             }
             if self.kept.held() > 0 {
-                next = next.min(self.written_at + STAMP_EVERY);
+                next = next.min(self.written_at + STAMP_EVERY).min(self.looked_at + LOOK_EVERY);
             }
         }
         (next != Moment::NEVER).then(|| next.since(now))
@@ -174,7 +179,9 @@ impl Writer {
         if let Err(why) = self.sync_as_asked(now, !pieces.is_empty()) {
             return self.fail("sync", &why);
         }
-        if self.pen.is_some() && (is_stamp_due || !batch.changes.is_empty()) {
+        let is_look_due = self.kept.held() > 0 && now.since(self.looked_at) >= LOOK_EVERY;
+        if self.pen.is_some() && (is_stamp_due || is_look_due || !batch.changes.is_empty()) {
+            self.looked_at = now;
             if let Err(why) = self.look_again() {
                 // Where it may be made again, that is done before anybody hears of anything.
                 let is_made_again = self.dir.is_remade() && self.begin_anew().is_ok();
