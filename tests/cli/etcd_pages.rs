@@ -108,3 +108,13 @@ fn pages_without_end_come_to_one() {
     let said = house.dflock(&["stats"]).code(76);
     assert!(said.out.contains("more than 128 MiB of keys"), "{:?}", said.out.chars().take(1000).collect::<String>());
 }
+
+/// What is read takes many times its size in memory, so nobody is let send more than was asked for.
+#[test]
+fn an_answer_that_is_too_large_is_an_error() {
+    let house = fake(|_| answer(b"k", &vec![b'v'; 5 * 1024 * 1024]));
+    let said = house.dflock(&["stats"]).code(76);
+    assert!(said.out.contains("larger") || said.out.contains("large"), "{said:?}");
+    let said = house.dflock(&["exec", "-n", "k", "true"]);
+    assert!([69, 76].contains(&said.code), "{said:?}");
+}

@@ -1,5 +1,6 @@
-//! Pure: reads the document of `stats` as it comes, and keeps the rows that are wanted. What is kept has a limit,
-//! what is sent need not have one.
+//! Pure: reads the document of `stats` as it comes, and keeps the rows that are wanted. What is kept has a limit, as has
+//! each row; what is sent need not have one. No server of this protocol lists everybody who holds or waits: such a list in
+//! a few bytes would be many times as large in memory.
 
 use serde::Deserialize;
 
@@ -8,6 +9,9 @@ use crate::client::connection::Pieces;
 
 /// The most bytes of rows: those of a million locks or so.
 const MOST: usize = 128 * 1024 * 1024;
+
+/// The most bytes of one row, which is a key and a few numbers.
+const MOST_OF_A_ROW: usize = 16 * 1024;
 
 /// The members that are lists of rows.
 const LISTS: [&str; 4] = ["locks", "semaphores", "idle_locks", "idle_semaphores"];
@@ -109,6 +113,9 @@ impl<Wanted: Fn(&str) -> bool> Rows<Wanted> {
             let mib = self.most / 1024 / 1024;
             return Err(format!("more than {mib} MiB of rows; --key-prefix asks for fewer"));
         }
+        if current.len() >= MOST_OF_A_ROW {
+            return Err(format!("a row of more than {} KiB", MOST_OF_A_ROW / 1024));
+        }
         current.push(byte);
         Ok(())
     }
@@ -133,8 +140,18 @@ impl<Wanted: Fn(&str) -> bool> Rows<Wanted> {
         let mut is_kept = false;
         if current.iter().any(|byte| !byte.is_ascii_whitespace()) {
             match member.as_str() {
-                "locks" => is_kept = keep(current, &mut stats.locks, |row| wanted(&row.key))?,
-                "semaphores" => is_kept = keep(current, &mut stats.semaphores, |row| wanted(&row.key))?,
+                "locks" => {
+                    is_kept = keep(current, &mut stats.locks, |row| {
+                        row.claims = None;
+                        wanted(&row.key)
+                    })?;
+                }
+                "semaphores" => {
+                    is_kept = keep(current, &mut stats.semaphores, |row| {
+                        row.claims = None;
+                        wanted(&row.key)
+                    })?;
+                }
                 "idle_locks" => is_kept = keep(current, &mut stats.idle_locks, |row| wanted(&row.key))?,
                 "idle_semaphores" => is_kept = keep(current, &mut stats.idle_semaphores, |row| wanted(&row.key))?,
                 _ => {}
@@ -168,10 +185,10 @@ fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
 fn keep<'a, Row: Deserialize<'a>>(
     json: &'a [u8],
     rows: &mut Vec<Row>,
-    is_wanted: impl Fn(&Row) -> bool,
+    is_wanted: impl Fn(&mut Row) -> bool,
 ) -> Result<bool, String> {
-    let row = read(json)?;
-    let is_wanted = is_wanted(&row);
+    let mut row = read(json)?;
+    let is_wanted = is_wanted(&mut row);
     if is_wanted {
         rows.push(row);
     }
@@ -196,7 +213,8 @@ mod tests {
 
     #[test]
     fn reads_what_serde_reads_however_it_comes() {
-        let whole: Stats = serde_json::from_str(DOCUMENT).unwrap();
+        let mut whole: Stats = serde_json::from_str(DOCUMENT).unwrap();
+        whole.locks.iter_mut().for_each(|row| row.claims = None);
         for piece in [1, 2, 3, 7, 1000] {
             let stats = all(DOCUMENT.as_bytes(), |_| true, MOST, piece).unwrap();
             assert_eq!(serde_json::to_value(stats).unwrap(), serde_json::to_value(&whole).unwrap(), "{piece}");
@@ -216,6 +234,14 @@ mod tests {
         assert!(all(long.as_bytes(), |key| key == "x", 4096, 64).is_err());
         let skipped = format!("{{\"other\":[\"{}\"],\"connections\":3}}", "x".repeat(5000));
         assert_eq!(all(skipped.as_bytes(), |_| true, 4096, 64).unwrap().connections, 3);
+    }
+
+    #[test]
+    fn a_row_takes_no_more_than_a_row_needs() {
+        let listing = |times| format!("{{\"locks\":[{{\"key\":\"k\",\"claims\":[{}{{}}]}}]}}", "{},".repeat(times));
+        let stats = all(listing(1000).as_bytes(), |_| true, MOST, 1000).unwrap();
+        assert!(stats.locks.len() == 1 && stats.locks[0].claims.is_none());
+        assert!(all(listing(10_000).as_bytes(), |_| true, MOST, 1000).unwrap_err().contains("16 KiB"));
     }
 
     #[test]

@@ -32,8 +32,10 @@ use crate::net::{Address, Tls, dial};
 const PING_EVERY: Duration = Duration::from_secs(6);
 const PONG_WITHIN: Duration = Duration::from_secs(4);
 
-/// The largest answer: a page of a list, or the holders of a large semaphore.
-const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// The most bytes of an answer, unless more keys were asked for than are in them: what is read takes many times its size.
+const MOST: usize = 1024 * 1024;
+/// What one key in an answer may take; ours need a quarter of it.
+const MOST_OF_A_KEY: usize = 4096;
 
 /// What a login is sent as.
 pub(super) type LoginToken = MetadataValue<Ascii>;
@@ -109,9 +111,10 @@ impl Link {
     pub(super) async fn call<Q: Call>(&self, request: Q, login: Option<&LoginToken>) -> Result<Q::Answer, Trouble> {
         let path = PathAndQuery::from_static(Q::PATH);
         let codec = ProstCodec::<Q, Q::Answer>::default();
+        let most = MOST.max(request.keys().saturating_mul(MOST_OF_A_KEY));
         let mut request = Request::new(request);
         sign(&mut request, login);
-        let answer = self.grpc().unary(request, path, codec).await;
+        let answer = self.grpc(most).unary(request, path, codec).await;
         self.judge(answer)
     }
 
@@ -125,7 +128,7 @@ impl Link {
         let mut request = Request::new(tokio_stream::iter(requests));
         request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
         sign(&mut request, login);
-        let answer = self.grpc().streaming(request, PathAndQuery::from_static(WATCH), codec).await;
+        let answer = self.grpc(MOST).streaming(request, PathAndQuery::from_static(WATCH), codec).await;
         self.judge(answer)
     }
 
@@ -137,8 +140,8 @@ impl Link {
         answer
     }
 
-    fn grpc(&self) -> Grpc<Link> {
-        Grpc::with_origin(self.clone(), self.origin.clone()).max_decoding_message_size(MAX_ANSWER)
+    fn grpc(&self, most: usize) -> Grpc<Link> {
+        Grpc::with_origin(self.clone(), self.origin.clone()).max_decoding_message_size(most)
     }
 }
 

@@ -9,6 +9,11 @@ use prost::Message;
 pub trait Call: Message + Clone + Default + 'static {
     type Answer: Answer;
     const PATH: &'static str;
+
+    /// How many keys are asked for at most, where that is said.
+    fn keys(&self) -> usize {
+        0
+    }
 }
 
 /// What every answer begins with.
@@ -17,10 +22,14 @@ pub trait Answer: Message + Default + 'static {
 }
 
 macro_rules! calls {
-    ($($request:ty => $answer:ty, $path:literal;)*) => { $(
+    ($($request:ty => $answer:ty, $path:literal $(, $keys:expr)?;)*) => { $(
         impl Call for $request {
             type Answer = $answer;
             const PATH: &'static str = $path;
+            $(fn keys(&self) -> usize {
+                let keys: fn(&$request) -> usize = $keys;
+                keys(self)
+            })?
         }
         impl Answer for $answer {
             fn header(&self) -> Option<&ResponseHeader> {
@@ -31,8 +40,10 @@ macro_rules! calls {
 }
 
 calls! {
-    RangeRequest => RangeResponse, "/etcdserverpb.KV/Range";
-    TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn";
+    RangeRequest => RangeResponse, "/etcdserverpb.KV/Range", |range| usize::try_from(range.limit).unwrap_or(0);
+    TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn", |both| {
+        both.success.iter().filter_map(|one| one.range.as_ref()).map(Call::keys).fold(0, usize::saturating_add)
+    };
     LeaseGrantRequest => LeaseGrantResponse, "/etcdserverpb.Lease/LeaseGrant";
     LeaseRevokeRequest => LeaseRevokeResponse, "/etcdserverpb.Lease/LeaseRevoke";
     // A stream both ways; we send one request and want one answer.
