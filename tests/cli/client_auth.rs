@@ -8,6 +8,8 @@ use crate::client_fakes::Fake;
 use crate::client_house::Desk;
 use crate::client_tls::denied;
 use crate::house::Server;
+use crate::house::clean::House;
+use crate::house::tools::NOBODY;
 use crate::start::private_file;
 
 #[test]
@@ -36,6 +38,79 @@ fn the_secret() {
         let said = desk.refuses(&["acquire", "k", "--auth-token-file", flag], 125, &["auth token", part]);
         desk.expect(!said.err.contains("s3cret"), || format!("the secret is shown: {said:?}"));
     }
+}
+
+/// Who writes into a pipe with a name says what is read from it, as who owns a file does.
+#[test]
+fn a_pipe_of_another_user_is_refused() {
+    let home = tempfile::tempdir().expect("a home");
+    let server = Server::start(&["--auth-token-file", &private_file(home.path(), "secret", "s3cret\n")]);
+    let desk = Desk::at(&server.address);
+    let pipe = home.path().join("pipe");
+    let path = pipe.to_str().expect("text").to_owned();
+    let make = |mode: u32, owner: Option<u32>| {
+        let _ = std::fs::remove_file(&pipe);
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        std::fs::set_permissions(&pipe, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("a mode");
+        if owner.is_some() {
+            std::os::unix::fs::chown(&pipe, owner, owner).expect("root may");
+        }
+    };
+    // It does not wait for a reader.
+    let write = || {
+        let mut writer = std::fs::File::options().read(true).write(true).open(&pipe).expect("a writer");
+        writer.write_all(b"s3cret\n").expect("room");
+        writer
+    };
+    let status = ["status", "k", "--auth-token-file", path.as_str()];
+    make(0o666, None);
+    let writer = write();
+    desk.refuses(&status, 125, &["others may read or write the auth token file", &path, "chmod 600"]);
+    drop(writer);
+    if nix::unistd::geteuid().is_root() {
+        make(0o600, Some(NOBODY));
+        let theirs = ["the auth token file", &path, "belongs to another user"];
+        // Nobody who leaves it without a writer holds us up.
+        desk.refuses(&status, 125, &theirs);
+        let _writer = write();
+        desk.refuses(&status, 125, &theirs);
+        // What is typed at a terminal of theirs comes from them, too.
+        let terminal = nix::pty::openpty(None, None).expect("a terminal");
+        let path = nix::unistd::ttyname(&terminal.slave).expect("a name").display().to_string();
+        std::os::unix::fs::chown(&path, Some(NOBODY), None).expect("root may");
+        nix::unistd::write(&terminal.master, b"s3cret\n").expect("room");
+        desk.refuses(&["status", "k", "--auth-token-file", &path], 125, &[&path, "belongs to another user"]);
+    }
+}
+
+/// A pipe of our own shell, one that `sudo` hands on, and one with a name of ours, that is written into late.
+#[test]
+fn a_pipe_of_our_caller_is_read() {
+    let home = tempfile::tempdir().expect("a home");
+    let server = Server::start(&["--auth-token-file", &private_file(home.path(), "secret", "s3cret\n")]);
+    let script = "dflock status k --auth-token-file <(sleep 0.2; echo s3cret) || exit
+        { sleep 0.2; echo s3cret; } | dflock status k --auth-token-file /dev/stdin || exit
+        mkfifo -m 600 \"$HOME/pipe\"
+        { sleep 0.2; exec > \"$HOME/pipe\"; sleep 0.2; echo s3cret; } &
+        dflock status k --auth-token-file \"$HOME/pipe\"";
+    let said = House::at(&server.address).script("bash", script);
+    assert_eq!(said.code, 0, "{said:?}");
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    // Made by somebody else, as by the shell that calls `sudo`.
+    let made = std::thread::spawn(|| {
+        nix::unistd::setfsuid(nix::unistd::Uid::from_raw(NOBODY));
+        std::io::pipe().expect("a pipe")
+    });
+    let (reading, mut writing) = made.join().expect("a thread");
+    writing.write_all(b"s3cret\n").expect("room");
+    drop(writing);
+    let house = House::at(&server.address);
+    let mut command = house.command("dflock");
+    command.args(["status", "k", "--auth-token-file", "/dev/stdin"]).stdin(reading);
+    let said = command.output().expect("dflock runs");
+    assert!(said.status.success(), "{said:?}");
 }
 
 #[test]
