@@ -39,6 +39,8 @@ struct Holder {
     caller: Caller,
     /// Commands that wait for the turn, and until when.
     waiting: Vec<(Moment, oneshot::Sender<Reply>)>,
+    /// Of a place of nobody: whether somebody waits for its turn, or did. It is theirs then.
+    is_promised: bool,
     ends_at: Moment,
 }
 
@@ -96,7 +98,8 @@ fn begin(job: Job, backend: Backend, mut witness: Option<Box<dyn Witness>>) -> R
     let task = tokio::spawn(join(job.clone(), backend.clone(), stopped));
     let ends_at = Moment::NEVER;
     let lock = Lock::Joining { task, stop, server };
-    Ok((Holder { job, witness, backend, lock, caller, waiting: Vec::new(), ends_at }, entry, listener, watch))
+    let holder = Holder { job, witness, backend, lock, caller, waiting: Vec::new(), is_promised: false, ends_at };
+    Ok((holder, entry, listener, watch))
 }
 
 async fn join(job: Job, backend: Arc<Backend>, stopped: oneshot::Receiver<()>) -> Result<Joined, Failure> {
@@ -361,8 +364,12 @@ impl Holder {
             let _ = reply.send(Reply::NotMine);
             return None;
         }
+        let is_promised = matches!(request, Request::Wait { .. }) && self.job.owner.is_none();
         match request {
             Request::Status => drop(reply.send(Reply::Status(Box::new(self.status())))),
+            Request::Wait { token: None, .. } if self.is_promised => {
+                drop(reply.send(Reply::Failed(self.somebody_elses())))
+            }
             Request::Wait { timeout, .. } => match self.lock {
                 Lock::Joining { .. } | Lock::Waiting { .. } => {
                     let until = timeout.map_or(Moment::NEVER, |timeout| clock::now() + timeout);
@@ -390,6 +397,7 @@ impl Holder {
                 return Some((reply, answer));
             }
         }
+        self.is_promised |= is_promised;
         None
     }
 
@@ -505,6 +513,12 @@ impl Holder {
     fn busy(&self) -> Failure {
         self.named(Kind::Busy, format!("{} is held by somebody else (on {})", self.job.key, self.lock.server()))
             .hint("the place in its queue is given up")
+    }
+
+    /// Two who hear that it is their turn would work at once.
+    fn somebody_elses(&self) -> Failure {
+        self.named(Kind::Lost, format!("the place of {} is somebody else's, who waits for it, or did", self.job.key))
+            .hint("each place can be waited for once; enqueue again")
     }
 
     fn not_yet(&self) -> Failure {

@@ -1,8 +1,8 @@
 //! `release`, `renew` and `wait` without a token: they mean a lock of the script itself or of those who called it, the
 //! nearest one first, and nobody else's.
 
-use crate::house::clean::House;
-use crate::house::tools;
+use crate::house::clean::{House, Running};
+use crate::house::{tools, wait_for};
 
 fn shells() -> Vec<&'static str> {
     ["sh", "bash", "dash", "zsh"].into_iter().filter(|shell| tools::is_there(shell)).collect()
@@ -33,7 +33,21 @@ fn a_lock_that_is_tied_to_nobody_needs_its_token() {
     assert!(house.dflock(&["enqueue", "job", "--owner", "none", "--max-hold", "1h"]).ok().starts_with("acquired "));
     house.dflock(&["release", "job"]).code(79);
     let token = house.dflock(&["wait", "job"]).ok().to_owned();
+    // But only one may think that it is theirs.
+    let said = house.dflock(&["wait", "job"]).code(79);
+    assert!(said.err.contains("somebody else's"), "{said:?}");
+    house.dflock(&["wait", "job", &token]).ok();
     house.dflock(&["release", "job", &token]).ok();
+    let held = house.dflock(&["acquire", "job"]).ok().to_owned();
+    house.dflock(&["enqueue", "job", "--owner", "none", "--max-hold", "1h"]).ok();
+    let mut both = [(); 2].map(|()| house.start(&["wait", "job"]));
+    wait_for("the refusal of one", || both.iter_mut().any(|one| !one.is_running()).then_some(()));
+    house.dflock(&["release", "job", &held]).ok();
+    let mut said = both.map(Running::finish);
+    said.sort_by_key(|said| said.code);
+    assert_eq!(said.each_ref().map(|said| said.code), [0, 79], "{said:?}");
+    let token = said[0].ok();
+    house.dflock(&["release", "job", token]).ok();
 }
 
 /// `renew` would say "still ours" of somebody else's, and `release` end it.
