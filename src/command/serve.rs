@@ -15,7 +15,7 @@ use super::autostart;
 use super::serve_files::{CredentialFiles, reload_on};
 use crate::cgroup;
 use crate::error::{Failure, Kind};
-use crate::net::listen::SocketAccess;
+use crate::net::socket_file::SocketAccess;
 use crate::output::log;
 use crate::server::table::Limits;
 use crate::server::{Event, Level, Options, Report, Server, journal};

@@ -1,11 +1,11 @@
 //! Where a server listens: TCP addresses and Unix sockets behind one type.
 
 use std::fmt;
-use std::fs::{File, Metadata, OpenOptions, Permissions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream};
 
 use super::names::look_up;
+use super::socket_file::{SocketAccess, SocketFile};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -27,23 +28,9 @@ const KEEPALIVE_TRIES: u32 = 4;
 const TURN_WITHIN: Duration = Duration::from_secs(3);
 const TURN_LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Who may connect to a socket file; what is not named is as the system makes it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SocketAccess {
-    pub mode: Option<u32>,
-    pub group: Option<u32>,
-}
-
 pub enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
-}
-
-/// A socket file of our own.
-pub struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
 }
 
 /// A connection that was made, and from where.
@@ -103,19 +90,7 @@ impl fmt::Display for Listener {
                 Ok(address) => write!(out, "{address}"),
                 Err(_) => out.write_str("tcp"),
             },
-            Listener::Unix(_, file) => write!(out, "unix:{}", file.path.display()),
-        }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Nobody can connect to it any more; the next server would only find it stale. But it may have been
-        // replaced by another server's.
-        let ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|about| about.dev() == self.device && about.ino() == self.inode);
-        if ours {
-            let _ = std::fs::remove_file(&self.path);
+            Listener::Unix(_, file) => write!(out, "unix:{}", file.path().display()),
         }
     }
 }
@@ -167,31 +142,15 @@ async fn bind_unix(path: &Path, access: SocketAccess) -> io::Result<Listener> {
         bound => bound,
     };
     drop(turn);
-    let (listener, device, inode) = bound?;
-    Ok(Listener::Unix(listener, SocketFile { path: path.to_owned(), device, inode }))
+    bound
 }
 
 /// Nobody can connect before it is open to those whom it shall be open to, and to no others.
-fn open_unix(path: &Path, access: SocketAccess) -> io::Result<(UnixListener, u64, u64)> {
+fn open_unix(path: &Path, access: SocketAccess) -> io::Result<Listener> {
     let socket = UnixSocket::new_stream()?;
     socket.bind(path)?;
-    let about = std::fs::symlink_metadata(path)?;
-    let file = SocketFile { path: path.to_owned(), device: about.dev(), inode: about.ino() };
-    if let Some(group) = access.group {
-        std::os::unix::fs::lchown(path, None, Some(group)).map_err(|why| cannot_give(group, &why))?;
-    }
-    if let Some(mode) = access.mode {
-        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
-    }
-    let listener = socket.listen(BACKLOG)?;
-    // From here on it is the listener's.
-    std::mem::forget(file);
-    Ok((listener, about.dev(), about.ino()))
-}
-
-fn cannot_give(group: u32, why: &io::Error) -> io::Error {
-    let text = format!("it cannot be given to the group {group}, of which the server must be a member: {why}");
-    io::Error::new(why.kind(), text)
+    let file = SocketFile::new(path, access)?;
+    Ok(Listener::Unix(socket.listen(BACKLOG)?, file))
 }
 
 /// The right to clear a socket's place and bind there: a locked file of our own beside it, gone when this is.

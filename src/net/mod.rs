@@ -6,6 +6,7 @@ pub mod listen;
 mod names;
 mod owner;
 pub mod private;
+pub mod socket_file;
 pub mod stream;
 pub mod tls;
 

@@ -50,8 +50,8 @@ fn is_given(file: &File, about: &Metadata) -> io::Result<bool> {
     if about.file_type().is_fifo() {
         return is_nameless(file, about);
     }
-    let stdin = nix::sys::stat::fstat(io::stdin());
-    let is_stdin = stdin.is_ok_and(|stdin| (stdin.st_dev, stdin.st_ino) == (about.dev(), about.ino()));
+    let stdin = io::stdin().as_fd().try_clone_to_owned().and_then(|stdin| File::from(stdin).metadata());
+    let is_stdin = stdin.is_ok_and(|stdin| (stdin.dev(), stdin.ino()) == (about.dev(), about.ino()));
     Ok(is_stdin && about.file_type().is_char_device())
 }
 

@@ -37,7 +37,7 @@ use table::{Limits, Table};
 use crate::clock;
 use crate::error::Failure;
 use crate::net::Listener;
-use crate::net::listen::SocketAccess;
+use crate::net::socket_file::SocketAccess;
 
 /// How long answers may take on their way out of a server that leaves.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use super::{Event, Report};
 use crate::clock::{self, Moment};
 use crate::error::Failure;
 use crate::net::Listener;
-use crate::net::listen::SocketAccess;
+use crate::net::socket_file::SocketAccess;
 
 /// How long one that keeps its state may take to leave. It takes milliseconds, unless its disk is slow.
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);

@@ -238,3 +238,52 @@ fn of_servers_that_start_together_one_gets_the_socket() {
         unix(&host_of(&path)).take("job", "0");
     }
 }
+
+/// Whoever may write to its directory puts a link there before the mode is set, or while it is.
+#[test]
+fn what_takes_the_place_of_a_socket_keeps_its_mode() {
+    if !crate::house::tools::is_there("strace") {
+        return crate::house::tools::missing("strace");
+    }
+    for (call, follows, is_refused) in
+        [("bind:delay_exit", "chmod", true), ("chmod,fchmodat:delay_enter", "listen", false)]
+    {
+        // Whoever comes too late tries again, and has more time then.
+        let in_time = [1, 4, 16].into_iter().any(|seconds| {
+            let call = format!("{call}={seconds}000000");
+            is_replaced(&call, follows, is_refused)
+        });
+        assert!(in_time, "{call}: this machine is too slow");
+    }
+}
+
+/// Replaces a socket while `call` is held up; `false` if what follows that was first.
+fn is_replaced(call: &str, follows: &str, is_refused: bool) -> bool {
+    let home = tempfile::tempdir().expect("a home");
+    let (path, log) = (home.path().join("socket"), home.path().join("trace"));
+    let victim = private_file(home.path(), "victim", "private");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o", log.to_str().expect("text"), "-e", "trace=bind,chmod,fchmodat,listen", "-e"]);
+    command.args([&format!("inject={call}"), env!("CARGO_BIN_EXE_dflock"), "serve", "--port", "0"]);
+    command.args(["--host", &host_of(&path), "--socket-mode", "666"]).current_dir(home.path());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    let mut server = command.spawn().expect("strace runs");
+    let has_called = |name: &str| std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&format!("{name}(")));
+    wait_for("a socket", || std::fs::symlink_metadata(&path).ok());
+    std::fs::rename(&path, home.path().join("socket.old")).expect("it is moved");
+    std::os::unix::fs::symlink(&victim, &path).expect("a link");
+    let in_time = !has_called(follows);
+    let ended = wait_for("a server, or a refusal", || {
+        let ended = server.try_wait().expect("a child").is_some();
+        (ended || has_called("listen")).then_some(ended)
+    });
+    let group = nix::unistd::Pid::from_raw(-server.id().cast_signed());
+    let _ = nix::sys::signal::kill(group, nix::sys::signal::Signal::SIGKILL);
+    let said = String::from_utf8_lossy(&server.wait_with_output().expect("it ends").stderr).into_owned();
+    assert_eq!(std::fs::metadata(&victim).expect("it is there").mode() & 0o777, 0o600, "{call}: {said}");
+    if in_time && is_refused {
+        assert!(ended && said.contains("somebody has put something else in its place"), "{call}: {said}");
+        assert!(path.is_symlink(), "{call}: what is there is not ours to remove");
+    }
+    in_time
+}

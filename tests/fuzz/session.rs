@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dflock::net::listen::SocketAccess;
+use dflock::net::socket_file::SocketAccess;
 use dflock::server::table::Limits;
 use dflock::server::{Credentials, Options, Server};
 use dflock::wire::{Frame, next_frame};
