@@ -1,11 +1,23 @@
 //! What `/proc` tells of processes. Where there is no such thing, nobody is found.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub mod asking;
+
+use asking::Question;
+
+use crate::clock::{self, Moment};
+use crate::sys;
+
+/// How long a single question may take. One that cannot be answered is given up long before.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// A process, told from a later one with the same number by when it was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -74,11 +86,19 @@ fn is_ours() -> bool {
 
 /// All processes that can be seen, one after the other: those that begin meanwhile may be missing.
 pub fn processes() -> io::Result<Vec<Process>> {
+    processes_until(&[], Moment::NEVER)
+}
+
+/// These first, and then as many as are read before a moment.
+pub fn processes_until(first: &[i32], until: Moment) -> io::Result<Vec<Process>> {
     if !is_ours() {
         return Err(io::ErrorKind::Unsupported.into());
     }
+    let are_first: HashSet<i32> = first.iter().copied().collect();
     let names = fs::read_dir("/proc")?.flatten().map(|entry| entry.file_name());
-    let found: Vec<Process> = names.filter_map(|name| Process::read(name.to_str()?.parse().ok()?)).collect();
+    let others = names.filter_map(|name| name.to_str()?.parse().ok()).filter(|pid| !are_first.contains(pid));
+    let others = others.take_while(|_| until == Moment::NEVER || clock::now() < until);
+    let found: Vec<Process> = first.iter().copied().chain(others).filter_map(Process::read).collect();
     // An empty one is another file system, or none.
     if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
 }
@@ -122,17 +142,14 @@ pub fn is_busy(pid: i32) -> bool {
 
 /// What a process is called: its name, and its command line with NULs between the words.
 pub fn names(pid: i32) -> Option<(Vec<u8>, Vec<u8>)> {
-    let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).ok();
-    let mut name = read("comm")?;
+    let mut name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     name.pop_if(|last| *last == b'\n');
-    Some((name, read("cmdline")?))
+    Some((name, ask_one(pid, "cmdline")?))
 }
 
 /// Which file a process runs, by device and inode. `None` if it is not ours to see.
 pub fn program(pid: i32) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-
-    fs::metadata(format!("/proc/{pid}/exe")).ok().map(|file| (file.dev(), file.ino()))
+    sys::known_file_identity(&std::ffi::CString::new(format!("/proc/{pid}/exe")).ok()?)
 }
 
 /// Whether a debugger holds a process.
@@ -142,14 +159,35 @@ pub fn is_traced(pid: i32) -> bool {
     tracer.is_some_and(|tracer| tracer.trim() != "0")
 }
 
-/// The environment that a process was started with, a NUL after each variable. `None` if it is not ours to see.
+/// The environment that a process was started with, a NUL after each variable. `None` if it is not ours to see, or the
+/// process does not let us.
 pub fn environment(pid: i32) -> Option<Vec<u8>> {
-    fs::read(format!("/proc/{pid}/environ")).ok()
+    ask_one(pid, "environ")
 }
 
-/// A variable of the environment that a process was started with. `None` if it has none, or it is not ours to see.
+fn ask_one(pid: i32, file: &'static str) -> Option<Vec<u8>> {
+    let identity = Identity::now(pid);
+    let question: Question = Arc::new(move |pid| fs::read(format!("/proc/{pid}/{file}")).ok());
+    asking::ask([identity], &question, clock::now() + ANSWER_WITHIN).said.remove(&identity)
+}
+
+/// A variable of the environment that a process was started with. `None` as above, or if it has none.
 pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
-    let environment = environment(pid)?;
+    value_in(&environment(pid)?, name)
+}
+
+/// The same of a process that is being [asked](asking::ask). Of others' it is not ours to see, but for root.
+pub fn variable_as_told(pid: i32, name: &str) -> Option<Vec<u8>> {
+    use std::os::unix::fs::MetadataExt;
+
+    let us = nix::unistd::geteuid();
+    if !us.is_root() && fs::metadata(format!("/proc/{pid}")).ok()?.uid() != us.as_raw() {
+        return None;
+    }
+    value_in(&fs::read(format!("/proc/{pid}/environ")).ok()?, name)
+}
+
+fn value_in(environment: &[u8], name: &str) -> Option<Vec<u8>> {
     let value = |entry: &[u8]| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
     environment.split(|byte| *byte == 0).find_map(value)
 }

@@ -223,6 +223,36 @@ pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()>
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The number of this thread, as `/proc/self/task` has it.
+pub fn thread_number() -> i32 {
+    #[cfg(target_os = "linux")]
+    return nix::unistd::gettid().as_raw();
+    #[cfg(not(target_os = "linux"))]
+    0
+}
+
+/// Device and inode of a file, as far as they are known here: the server of its file system, which may be silent, is not
+/// asked.
+pub fn known_file_identity(path: &std::ffi::CStr) -> Option<(u64, u64)> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a structure of numbers.
+        let mut known: libc::statx = unsafe { std::mem::zeroed() };
+        let flags = libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
+        // SAFETY: the path ends with a NUL, and the call writes to `known` alone.
+        let done = unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_INO, &raw mut known) };
+        let device = (u64::from(known.stx_dev_major) << 32) | u64::from(known.stx_dev_minor);
+        (done == 0).then_some((device, known.stx_ino))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        use std::os::unix::fs::MetadataExt;
+
+        let file = std::fs::metadata(path.to_str().ok()?).ok()?;
+        Some((file.dev(), file.ino()))
+    }
+}
+
 /// Which side of a fork this is.
 pub enum Fork {
     Parent(nix::unistd::Pid),

@@ -25,7 +25,9 @@ const LOOKS: usize = 3;
 
 impl Reach {
     /// Ends everybody. While one after the other is ended, those who are left could start others whom nobody would see
-    /// any more: so all of them are stopped first, until nobody new is found, and nothing is in the middle of a fork.
+    /// any more: so all of them are stopped first, until nobody new is found, and nothing is in the middle of a fork. But
+    /// to look for them takes only so long, however many processes there are; whoever has to be asked whose it is comes
+    /// after that.
     pub(super) fn end(&mut self) {
         let begin = clock::now();
         let is_time_to_look = begin >= self.end_again_at;
@@ -36,10 +38,28 @@ impl Reach {
             return;
         }
         self.look_at = Moment::from_nanos(0);
-        let until = begin + STOP_WITHIN;
+        for is_asked in [false, true] {
+            let until = clock::now() + STOP_WITHIN;
+            let stopped = self.stop_all(is_asked, until);
+            self.signal_group(Signal::SIGKILL);
+            for identity in stopped {
+                self.lineage.known.insert(identity);
+                signal_one(identity, Signal::SIGKILL);
+            }
+        }
+        self.hunt();
+        let now = clock::now();
+        self.end_again_at = now + now.since(begin) * END_SHARE;
+    }
+
+    /// Until nobody new is found, or to a moment. To look once takes its time, which those have who are asked.
+    fn stop_all(&self, is_asked: bool, until: Moment) -> HashSet<Identity> {
         let mut stopped: HashSet<Identity> = HashSet::new();
-        while let Ok(all) = procfs::processes() {
-            let mut found = self.find(&all);
+        let known = self.kin.leader.iter().chain(&self.kin.process_one).chain([&self.kin.dflock]);
+        let first: HashSet<i32> = known.chain(&self.lineage.known).map(|identity| identity.pid).collect();
+        let first: Vec<i32> = first.into_iter().collect();
+        while let Ok(all) = procfs::processes_until(&first, if is_asked { Moment::NEVER } else { until }) {
+            let mut found = if is_asked { self.find(&all).0 } else { self.find_known(&all) };
             found.retain(|process| stopped.insert(process.identity));
             // Of those who cannot be signalled nobody can say when they start somebody.
             found.retain(|process| signal_one(process.identity, Signal::SIGSTOP));
@@ -50,14 +70,7 @@ impl Reach {
                 wait_until_at_rest(process.identity.pid, until);
             }
         }
-        self.signal_group(Signal::SIGKILL);
-        for identity in stopped {
-            self.lineage.known.insert(identity);
-            signal_one(identity, Signal::SIGKILL);
-        }
-        self.hunt();
-        let now = clock::now();
-        self.end_again_at = now + now.since(begin) * END_SHARE;
+        stopped
     }
 
     /// Who starts another one and ends, again and again, is hardly ever there when all are looked at. But they are

@@ -1,8 +1,10 @@
 //! Reaches whoever the command started: to signal them, and to see whether anybody is left. Dflock and its guardian
 //! both do it, each for itself.
 
+use std::collections::HashSet;
 use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -13,6 +15,7 @@ use super::kin::Kin;
 use super::lineage::{Lineage, adopted};
 use crate::cgroup::Cgroup;
 use crate::clock::{self, Moment};
+use crate::procfs::asking::{self, Question};
 use crate::procfs::{self, Identity, Process};
 
 /// The variable that marks the processes of a command: a word for each `dflock exec` around it.
@@ -24,6 +27,9 @@ const SERVICES: [&[u8]; 2] = [b"dflock: ", b"dflock\0serve\0--detach\0"];
 
 /// To look at all processes takes its time on a big machine: one part of so many may be spent on it.
 const SHARE: u32 = 20;
+
+/// The same time it may take to ask all of them at most; those who do not answer are given up long before.
+const ASK_WITHIN: Duration = Duration::from_millis(500);
 
 pub(super) struct Reach {
     pub(super) kin: Kin,
@@ -58,10 +64,14 @@ impl Reach {
         self.signal_cgroup(signal);
         self.look_at = Moment::from_nanos(0);
         let Ok(all) = procfs::processes() else { return };
-        for process in self.find(&all) {
-            self.lineage.known.insert(process.identity);
-            if Some(process.group) != group {
-                signal_one(process.identity, signal);
+        let mut reached = HashSet::new();
+        // Whoever has to be asked comes last: that may take longer.
+        for is_asked in [false, true] {
+            for process in if is_asked { self.find(&all).0 } else { self.find_known(&all) } {
+                self.lineage.known.insert(process.identity);
+                if Some(process.group) != group && reached.insert(process.identity) {
+                    signal_one(process.identity, signal);
+                }
             }
         }
     }
@@ -127,9 +137,13 @@ impl Reach {
         }
         self.was_anyone_left = match procfs::processes() {
             Ok(all) => {
-                let found = self.find(&all);
+                let (found, is_cut_short) = self.find(&all);
                 self.lineage.known = found.iter().map(|process| process.identity).collect();
-                !found.is_empty() || !self.is_namespace_gone() || self.has_hidden_member() || self.has_adopted()
+                !found.is_empty()
+                    || is_cut_short
+                    || !self.is_namespace_gone()
+                    || self.has_hidden_member()
+                    || self.has_adopted()
             }
             // That we cannot look says nothing of anybody.
             Err(why) if is_for_want_of_room(&why) => true,
@@ -153,16 +167,32 @@ impl Reach {
         })
     }
 
-    pub(super) fn find(&self, all: &[Process]) -> Vec<Process> {
-        let mark = self.kin.mark.as_bytes();
+    /// Whom nobody has to be asked for.
+    pub(super) fn find_known(&self, all: &[Process]) -> Vec<Process> {
+        self.find_with(all, &HashSet::new())
+    }
+
+    /// Those, and whoever says by its environment that it belongs to the command; whether there was no time to ask all.
+    /// One that does not answer is a stranger.
+    pub(super) fn find(&self, all: &[Process]) -> (Vec<Process>, bool) {
+        let known = self.find_known(all);
+        let mut told: HashSet<Identity> = known.iter().map(|process| process.identity).collect();
+        told.extend(self.kin.spared.iter().chain(&self.kin.process_one).chain([&self.kin.dflock]));
+        let others = all.iter().filter(|process| !process.is_dead && !told.contains(&process.identity));
+        let mark = self.kin.mark.clone().into_bytes();
+        let question: Question = Arc::new(move |pid| {
+            let words = procfs::variable_as_told(pid, MARK)?;
+            words.split(|byte| *byte == b' ').any(|word| word == mark).then(Vec::new)
+        });
+        let answers = asking::ask(others.map(|process| process.identity), &question, clock::now() + ASK_WITHIN);
+        let marked: HashSet<Identity> = answers.said.into_keys().collect();
+        let found = if marked.is_empty() { known } else { self.find_with(all, &marked) };
+        (found, answers.is_cut_short)
+    }
+
+    fn find_with(&self, all: &[Process], marked: &HashSet<Identity>) -> Vec<Process> {
         let adopted = if self.kin.adopts { Vec::new() } else { adopted(&self.kin) };
-        let is_marked = |identity: Identity| {
-            if adopted.contains(&identity.pid) {
-                return true;
-            }
-            let words = procfs::variable(identity.pid, MARK);
-            words.is_some_and(|words| words.split(|byte| *byte == b' ').any(|word| word == mark))
-        };
+        let is_marked = |identity: Identity| marked.contains(&identity) || adopted.contains(&identity.pid);
         self.kin.find(all, &self.lineage.known, is_marked, is_apart)
     }
 

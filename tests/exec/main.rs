@@ -34,6 +34,7 @@ mod trials_checker;
 mod trials_faults;
 mod trials_figures;
 mod trials_fleet;
+mod unanswered;
 
 /// Tests begin in the order of their names, and this one takes longest.
 #[test]

@@ -16,7 +16,7 @@ use super::{HeldLock, TITLE};
 use crate::cgroup::{self, Cgroup};
 use crate::clock::{self, Moment};
 use crate::exec::reach::Reach;
-use crate::procfs::{Identity, Refusals};
+use crate::procfs::{self, Identity, Refusals};
 use crate::sys;
 
 /// How often the clock is looked at: a suspended machine may have slept through a timer, and how late we wake is worth
@@ -122,6 +122,7 @@ fn begin(socket: &OwnedFd) {
     }
     sys::close_all_but(socket);
     sys::come_first();
+    procfs::asking::come_first();
     sys::rename_process(TITLE, &format!("{TITLE} of process {}", nix::unistd::getppid()));
 }
 
