@@ -27,6 +27,21 @@ pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::from)
 }
 
+/// Lets the system take no further bytes for a peer once so many could not even be sent to it yet: it would take
+/// megabytes for each that does not read. Whoever is accepted by a listener inherits it. Where there is no such thing, the
+/// system's own bounds remain.
+pub fn bound_unsent(socket: BorrowedFd<'_>, bytes: u32) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the option is an int, which is read only.
+    unsafe {
+        let size = size_of::<u32>() as libc::socklen_t;
+        let option = (&raw const bytes).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, option, size);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, bytes);
+}
+
 /// Bytes of memory of this machine.
 pub fn memory_size() -> Option<u64> {
     #[cfg(target_os = "linux")]

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, Un
 
 use super::names::look_up;
 use super::socket_file::{SocketAccess, SocketFile};
+use crate::sys;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -27,6 +28,10 @@ const KEEPALIVE_TRIES: u32 = 4;
 /// How long a server that starts may need to bind a socket. It asks the one that may be there already.
 const TURN_WITHIN: Duration = Duration::from_secs(3);
 const TURN_LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Bytes that the system may keep for each connection: come in and not read yet, and not sent yet.
+const RECEIVED: u32 = 32 * 1024;
+const UNSENT: u32 = 16 * 1024;
 
 pub enum Listener {
     Tcp(TcpListener),
@@ -124,8 +129,12 @@ impl Accepted {
 fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    // Requests are short; what is sent ahead may wait where it comes from.
+    socket.set_recv_buffer_size(RECEIVED)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG).map(Listener::Tcp)
+    let listener = socket.listen(BACKLOG)?;
+    sys::bound_unsent(listener.as_fd(), UNSENT);
+    Ok(Listener::Tcp(listener))
 }
 
 async fn bind_unix(path: &Path, access: SocketAccess) -> io::Result<Listener> {

@@ -24,7 +24,7 @@ pub(super) async fn accept_from(listener: Listener, context: Arc<Context>) {
     let count_refusal = |why| refusals.tell(&context.report, move |count| Event::ConnectionsRefused { why, count });
     loop {
         match listener.accept().await {
-            Ok(accepted) if !context.memory.has_room_for_connections() => {
+            Ok(accepted) if !has_room(&context) => {
                 turn_away(accepted);
                 count_refusal("--max-memory");
             }
@@ -62,6 +62,11 @@ pub(super) async fn accept_from(listener: Listener, context: Arc<Context>) {
             }
         }
     }
+}
+
+fn has_room(context: &Context) -> bool {
+    let have_tls = context.credentials.get().tls.is_some();
+    context.memory.has_room_for_connections(context.gate.connections(), have_tls)
 }
 
 fn turn_away(accepted: Accepted) {

@@ -7,7 +7,7 @@ use super::table::{Cursor, Row, Table};
 use crate::clock::Moment;
 
 /// Bytes that are put together before they are sent.
-pub(super) const PIECE: usize = 64 * 1024;
+pub(super) const PIECE: usize = 16 * 1024;
 
 /// Keys that are looked at in one go.
 const SLICE: usize = 4096;
@@ -27,18 +27,18 @@ impl Report {
         Report { cursor: Some(table.begin_report()), groups: 0, rows_in_group: 0 }
     }
 
-    /// Appends the next piece; `false` when the document is complete.
-    pub(super) fn go_on(&mut self, table: &Table, now: Moment, out: &mut Vec<u8>) -> bool {
+    /// Appends the next piece, of about so many bytes; `false` when the document is complete.
+    pub(super) fn go_on(&mut self, table: &Table, now: Moment, piece: usize, out: &mut Vec<u8>) -> bool {
         // Several groups in one go, so that a short report shows one moment.
         for _ in 0..GROUPS.len() {
-            if out.len() < PIECE {
-                self.slice(table, now, out);
+            if out.len() < piece {
+                self.slice(table, now, piece, out);
             }
         }
         self.cursor.is_some()
     }
 
-    fn slice(&mut self, table: &Table, now: Moment, out: &mut Vec<u8>) {
+    fn slice(&mut self, table: &Table, now: Moment, piece: usize, out: &mut Vec<u8>) {
         let Some(cursor) = self.cursor else { return };
         let Report { groups, rows_in_group, .. } = self;
         self.cursor = table.report(cursor, now, SLICE, |row| {
@@ -53,7 +53,7 @@ impl Report {
             }
             *rows_in_group += 1;
             write_row(row, out);
-            out.len() < PIECE
+            out.len() < piece
         });
     }
 }

@@ -2,9 +2,12 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-use crate::house::Server;
-use crate::lines::{Lines, tcp};
+use crate::certificates::{Authority, VERSIONS, shake_hands};
+use crate::house::{Server, wait_for};
+use crate::lines::{Lines, tcp, unix};
 use crate::start::raise_descriptor_limit;
 
 /// Memory of the program itself, and what comes and goes.
@@ -124,4 +127,76 @@ fn one_address_does_not_keep_all_others_out() {
         assert_eq!(other.ask("ping", "_", "_"), "ok");
     }
     drop(inside);
+}
+
+/// Has everybody send this again and again for a while, as far as the server takes it, while somebody who holds a lock
+/// works with it.
+fn press(server: &Server, crowd: &mut [impl Write], bytes: &[u8], most_kib: u64, mut holder: impl FnMut()) {
+    let mut sent = vec![0; crowd.len()];
+    crate::house::observe(Duration::from_secs(4), || {
+        for (stream, sent) in crowd.iter_mut().zip(&mut sent) {
+            // What does not go is sent another time; whoever was cut off is gone.
+            *sent = (*sent + stream.write(&bytes[*sent..]).unwrap_or(0)) % bytes.len();
+        }
+        holder();
+        let used = server.memory_kib();
+        assert!(used < most_kib, "{used} KiB");
+    });
+}
+
+const SMALL_MIB: u64 = 24;
+
+#[test]
+fn answers_that_nobody_reads_take_no_more_memory_than_there_is() {
+    raise_descriptor_limit();
+    let home = tempfile::tempdir().unwrap();
+    // The system keeps little for a socket file, so the server has to.
+    let host = format!("unix:{}", home.path().join("socket").display());
+    let server = Server::start(&["--max-memory", &format!("{SMALL_MIB}M"), "--host", &host]);
+    let mut holder = unix(&server.address);
+    let token = holder.take("job", "0 600");
+    let one = || {
+        let stream = UnixStream::connect(host.trim_start_matches("unix:")).expect("the server accepts");
+        stream.set_nonblocking(true).expect("nonblocking");
+        stream
+    };
+    let mut crowd: Vec<_> = (0..1500).map(|_| one()).collect();
+    press(&server, &mut crowd, &b"info\n_\n_\n".repeat(2000), SMALL_MIB * 1024 + BESIDES_KIB, || {
+        assert_eq!(holder.ask("n", "job", &format!("{token} 600")), "ok 600");
+    });
+    // Nobody had to be refused a lock for it.
+    assert!(unix(&server.address).ask("l", "other", "0").starts_with("ok "));
+    drop(crowd);
+    assert_eq!(holder.ask("r", "job", &token), "ok");
+}
+
+/// From somebody who has neither a certificate nor the auth token.
+#[test]
+fn half_a_tls_handshake_takes_no_more_memory_than_there_is() {
+    raise_descriptor_limit();
+    let authority = Authority::new("ours");
+    let home = tempfile::tempdir().unwrap();
+    let (cert, key) = authority.issue("localhost").write(home.path(), "server");
+    let most = format!("{SMALL_MIB}M");
+    let args = ["--max-memory", &most, "--max-connections-per-ip", "0", "--tls-cert", &cert, "--tls-key", &key];
+    let server = Server::start(&args);
+    let client = authority.client(VERSIONS[0], None);
+    let mut holder = shake_hands(&server.address, &client).expect("a handshake");
+    let token = holder.take("job", "0 600");
+    // A ClientHello that says it is as long as may be, in records of 16000 bytes, without its end.
+    let hello = [&[1, 0, 0xff, 0xf0][..], &[b'A'; 64_000]].concat();
+    let records: Vec<u8> = hello
+        .chunks(16_000)
+        .flat_map(|part| {
+            let [high, low] = u16::try_from(part.len()).unwrap().to_be_bytes();
+            [&[0x16, 3, 1, high, low][..], part].concat()
+        })
+        .collect();
+    let mut crowd = crowd(&server, 1800, b"");
+    press(&server, &mut crowd, &records, SMALL_MIB * 1024 + BESIDES_KIB, || {
+        assert_eq!(holder.ask("n", "job", &format!("{token} 600")), "ok 600");
+    });
+    // Nobody has to wait until they have gone.
+    wait_for("somebody new", || shake_hands(&server.address, &client).ok());
+    assert_eq!(holder.ask("r", "job", &token), "ok");
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -18,8 +18,15 @@ use crate::server::journal::Promise;
 use crate::server::shared::Letter;
 use crate::server::table::Verdict;
 
-/// Bytes read at once.
-const READ_SIZE: usize = 16 * 1024;
+/// Bytes read at once. It is little: what is read is kept for as long as the client does not read its answers.
+const READ_SIZE: usize = 4 * 1024;
+
+/// The same while memory is tight.
+const TIGHT_READ: usize = 512;
+
+/// How often a client that does not read its answer is looked at. One that neither holds nor waits has no longer than
+/// this where nobody else can be let in any more.
+const LOOK_AT_READER: Duration = Duration::from_secs(1);
 
 /// Bytes that a client may send ahead while its connection is blocked, if not too many others do; and in any case.
 const MAX_AHEAD: usize = 16 * 1024;
@@ -85,13 +92,7 @@ impl Session {
             return Ok(());
         }
         self.watched = false;
-        let writing = async {
-            self.stream.write_all(&self.out[sent..]).await?;
-            self.stream.flush().await
-        };
-        let limit = self.seat.context.write_timeout;
-        let limit = if limit.is_zero() { Duration::MAX } else { limit };
-        Box::pin(timeout(limit, writing)).await??;
+        Box::pin(self.send_slowly(sent)).await?;
         empty(&mut self.out);
         // The time that a client takes to read an answer is not taken from its next request.
         self.read_at = clock::server_now();
@@ -99,12 +100,45 @@ impl Session {
         Ok(())
     }
 
+    /// Sends what is left of the answers behind `sent`, to a client that does not read them as fast as they come. No
+    /// further request of it is dealt with meanwhile.
+    async fn send_slowly(&mut self, mut sent: usize) -> io::Result<()> {
+        let Session { stream, out, input, used, seat, .. } = self;
+        let context = &*seat.context;
+        if context.memory.is_tight() {
+            // It may take long, and there may be many like it.
+            out.drain(..sent);
+            out.shrink_to_fit();
+            input.drain(..*used);
+            input.shrink_to_fit();
+            (*used, sent) = (0, 0);
+        }
+        let mut writing = pin!(async {
+            stream.write_all(&out[sent..]).await?;
+            stream.flush().await
+        });
+        let limit = if context.write_timeout.is_zero() { Duration::MAX } else { context.write_timeout };
+        let mut waited = Duration::ZERO;
+        while waited < limit {
+            let step = LOOK_AT_READER.min(limit - waited);
+            if let Ok(written) = timeout(step, &mut writing).await {
+                return written;
+            }
+            waited += step;
+            if !context.memory.has_room_for_claims() && !context.shared.read(|table, _| table.is_busy(seat.conn)) {
+                break;
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
     /// Waits for more bytes, but not for ever: see [`Session::overdue`].
     pub(super) async fn read_more(&mut self) -> Result<(), Farewell> {
         // Once the watchdog knows this task, a bark calls us again; until then it need not be looked at.
+        let size = if self.seat.context.memory.is_tight() { TIGHT_READ } else { READ_SIZE };
         let mut look_at_watchdog = !self.watched || self.watchdog.is_elapsed();
         poll_fn(|cx| {
-            match poll_read(&mut self.stream, cx, &mut self.input, READ_SIZE) {
+            match poll_read(&mut self.stream, cx, &mut self.input, size) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Farewell::Silent)),
                 Poll::Ready(Ok(_)) => {
                     self.read_at = clock::server_now();

@@ -1,6 +1,7 @@
 //! How a connection begins and ends: the TLS handshake, and the last bytes.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ use crate::wire::{Answer, Refusal};
 /// How long, and for how many bytes, a connection that we close is read on, so that our last line arrives.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long a TLS handshake may take where there are as many at once as there may be.
+const HANDSHAKE_TURN: Duration = Duration::from_millis(500);
 
 /// The first byte of every TLS connection.
 pub(super) const TLS_HANDSHAKE: u8 = 0x16;
@@ -35,7 +39,18 @@ pub(super) async fn secure(stream: TcpStream, tls: Arc<ServerConfig>, peer: &str
             linger(Stream::Tcp(stream), &line).await;
             return Err(io::Error::other("the client does not speak TLS"));
         }
-        acceptor.accept(stream).await
+        // It takes much memory, so there are only so many at once.
+        let _room = context.memory.handshake().await;
+        let mut shake = pin!(acceptor.accept(stream));
+        loop {
+            match timeout(HANDSHAKE_TURN, &mut shake).await {
+                Ok(shaken) => return shaken,
+                Err(_) if context.memory.has_no_room_for_handshakes() => {
+                    return Err(io::Error::other("no handshake in time, and there is no room for others"));
+                }
+                Err(_) => {}
+            }
+        }
     };
     let error = match timeout(context.read_timeout, shake).await {
         Ok(Ok(stream)) => return Some(Stream::Tls(Box::new(stream.into()))),

@@ -17,7 +17,6 @@ use super::admit::Admission;
 use super::journal::Promise;
 use super::shared::Letter;
 use super::stamp::Stamp;
-use super::stats;
 use super::table::{No, Reply, Resumed};
 use super::{Context, Event};
 use crate::clock::{self, Moment};
@@ -32,6 +31,10 @@ const AUTH_DELAY: Duration = Duration::from_millis(100);
 
 /// Bytes of a request that has not come in whole, besides a secret.
 const UNFINISHED: usize = 1024;
+
+/// Bytes of answers that are put together before they are sent; and while memory is tight: an answer or two.
+const PIECE: usize = 4 * 1024;
+const TIGHT_PIECE: usize = 256;
 
 pub(super) enum Arrival {
     Tcp(TcpStream),
@@ -159,7 +162,7 @@ impl Session {
                         self.progress_at = self.read_at;
                     }
                 }
-                if self.out.len() >= stats::PIECE && self.send().await.is_err() {
+                if self.out.len() >= self.piece(PIECE) && self.send().await.is_err() {
                     return Farewell::Silent;
                 }
             }
@@ -170,6 +173,12 @@ impl Session {
                 return farewell;
             }
         }
+    }
+
+    /// How many bytes of answers are put together before they are sent. Nothing more is done for a client that does not
+    /// read them.
+    fn piece(&self, usual: usize) -> usize {
+        if self.seat.context.memory.is_tight() { TIGHT_PIECE } else { usual }
     }
 
     /// Deals with one request, if a whole one is there.

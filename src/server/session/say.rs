@@ -100,11 +100,12 @@ impl Session {
         let out = &mut self.out;
         let mut report = self.seat.context.shared.read(|table, _| Report::begin(table, connections, out));
         loop {
+            let piece = self.piece(stats::PIECE);
             let out = &mut self.out;
-            if !self.seat.context.shared.read(|table, now| report.go_on(table, now, out)) {
+            if !self.seat.context.shared.read(|table, now| report.go_on(table, now, piece, out)) {
                 break;
             }
-            if self.out.len() >= stats::PIECE {
+            if self.out.len() >= piece {
                 self.send().await?;
             }
             self.watched = false;
