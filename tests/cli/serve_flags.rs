@@ -303,3 +303,22 @@ fn a_log_that_is_closed_or_not_read_stalls_nobody() {
         }
     }
 }
+
+/// Kubernetes sets it in every pod, for a service of that name.
+#[test]
+fn a_service_of_kubernetes_sets_no_port() {
+    let with_port = |port: &'static str| {
+        // An address of nobody: the server gets as far as its port.
+        refused_with(&["--host", "192.0.2.1"], |command| {
+            command.env("DFLOCKD_PORT", port);
+        })
+    };
+    let said = with_port("tcp://10.0.0.1:7000");
+    assert!(said.contains("192.0.2.1 port 6388"), "{said}");
+    for port in ["10.0.0.1:7000", "http://10.0.0.1:7000", "tcp", "70000"] {
+        let said = with_port(port);
+        assert!(said.contains(port) && said.contains("--port"), "{said}");
+    }
+    let said = refused(&["--port", "tcp://10.0.0.1:7000"]);
+    assert!(said.contains("a port is a number"), "{said}");
+}
