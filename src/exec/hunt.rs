@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::lineage::adopted;
@@ -19,6 +20,9 @@ const STOP_PAUSE: Duration = Duration::from_micros(100);
 
 /// What is done again and again, since somebody cannot be ended, takes no more than one part of so many and one.
 const END_SHARE: u32 = 3;
+
+/// Descriptors have numbers below this.
+const DESCRIPTORS: u64 = 1024;
 
 /// How often those who come and go are looked at until nobody has come or gone.
 const LOOKS: usize = 3;
@@ -38,6 +42,7 @@ impl Reach {
             return;
         }
         self.look_at = Moment::from_nanos(0);
+        have_descriptors();
         for is_asked in [false, true] {
             let until = clock::now() + STOP_WITHIN;
             let stopped = self.stop_all(is_asked, until);
@@ -115,6 +120,15 @@ impl Reach {
             before = after;
         }
         true
+    }
+}
+
+/// To look for processes takes some, and somebody may have taken them from us since we began. Where we may not have
+/// them back, the group and the cgroup are ended all the same.
+fn have_descriptors() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft < DESCRIPTORS && setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, hard.max(DESCRIPTORS)).is_err() {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS).max(soft), hard);
     }
 }
 

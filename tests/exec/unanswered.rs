@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::guardian::guardian_of;
 use super::trials_fleet::{has_life, send};
 use crate::house::clean::{House, Running};
 use crate::house::tools::{is_there, skipped};
@@ -65,4 +66,27 @@ fn a_stranger_of_whom_nothing_can_be_read_holds_up_no_end() {
         assert!(begin.elapsed() < Duration::from_secs(15), "{signal}: it took {:?}", begin.elapsed());
         drop(stranger);
     }
+}
+
+/// As by `prlimit` from outside, which anybody may do to their own. They may be taken back up to the hard limit.
+#[test]
+fn a_guardian_without_descriptors_ends_the_command() {
+    if !is_there("prlimit") {
+        return;
+    }
+    let house = House::new();
+    let running = house.start(&["exec", "--contain", "group", "-l", "20", "k", "-c", LEAVES_STUBBORN]);
+    let [leader, orphan]: [u32; 2] =
+        ["leader", "orphan"].map(|file| house.wait_for_file(file).trim().parse().expect("a number"));
+    let guardian = guardian_of(running.pid).expect("a guardian");
+    for pid in [running.pid, guardian] {
+        let mut limit = std::process::Command::new("prlimit");
+        let done = limit.args(["--nofile=0:1024", "--pid", &pid.to_string()]).status().expect("prlimit runs");
+        assert!(done.success());
+    }
+    running.signal("KILL");
+    for pid in [leader, orphan] {
+        wait_for("the end of the command", || (!has_life(pid)).then_some(()));
+    }
+    house.wait_until_free("k");
 }
