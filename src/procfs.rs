@@ -134,10 +134,11 @@ pub fn is_at_rest(pid: i32) -> bool {
     })
 }
 
-/// Whether a process wants a processor, or waits for a disk: it does not stand still, though it may do so for long.
+/// Whether a process wants a processor: it does not stand still, though it may do so for long. One that waits for a disk
+/// looks as one in a freezer does.
 pub fn is_busy(pid: i32) -> bool {
     let stat = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).unwrap_or_default()).into_owned();
-    stat.rsplit_once(')').is_some_and(|(_, tail)| matches!(tail.trim_start().chars().next(), Some('R' | 'D')))
+    stat.rsplit_once(')').is_some_and(|(_, tail)| tail.trim_start().starts_with('R'))
 }
 
 /// What a process is called: its name, and its command line with NULs between the words.

@@ -9,6 +9,7 @@ use tokio::io::unix::AsyncFd;
 use crate::clock::{self, Moment};
 
 mod allocated;
+mod beside;
 #[cfg(target_os = "linux")]
 mod namespace;
 #[cfg(not(target_os = "linux"))]
@@ -18,6 +19,7 @@ pub mod signals;
 mod start;
 
 pub use allocated::{CountingAllocator, allocated};
+pub use beside::start_beside;
 pub use namespace::{ProcessOne, start_process_one};
 pub use start::{Birthplace, Start, try_birthplace, wait_for_end_of};
 
@@ -174,18 +176,6 @@ fn raise_limit(limit: libc::c_int, wish: libc::rlim_t) {
             libc::setrlimit(limit as _, &raw const allowed);
         }
     }
-}
-
-/// The same for one command, whose process does it by itself: this one may still have descriptors to hand on.
-pub fn inherit_only_stdio_in(command: &mut std::process::Command) {
-    use std::os::unix::process::CommandExt;
-
-    let mark_all = || {
-        mark_or_close(3, libc::c_uint::MAX, true);
-        Ok(())
-    };
-    // SAFETY: the closure makes system calls only.
-    unsafe { command.pre_exec(mark_all) };
 }
 
 /// Closes every descriptor above stderr but one: for a fork that uses nothing else of its parent's.

@@ -49,6 +49,7 @@ const PURE: &[&str] = &[
     "src/lease/plan.rs",
     "src/lease/keeping.rs",
     "src/client/retry.rs",
+    "src/exec/guard/birth.rs",
     "src/exec/guard/duty.rs",
     "src/exec/guard/vigil.rs",
     "src/exec/kin.rs",
@@ -125,7 +126,14 @@ fn some_things_stand_in_one_file() {
         ("clock_gettime", &["src/clock.rs"]),
         (
             "unsafe {",
-            &["src/sys.rs", "src/sys/allocated.rs", "src/sys/namespace.rs", "src/sys/signals.rs", "src/sys/start.rs"],
+            &[
+                "src/sys.rs",
+                "src/sys/allocated.rs",
+                "src/sys/beside.rs",
+                "src/sys/namespace.rs",
+                "src/sys/signals.rs",
+                "src/sys/start.rs",
+            ],
         ),
         (
             ".renew(",

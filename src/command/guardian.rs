@@ -4,13 +4,9 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-
-use nix::unistd::Pid;
 
 use super::site::backend_of;
-use crate::exec::guard::{self, HeldLock, Successor, TITLE};
+use crate::exec::guard::{self, HeldLock, Successor, TITLE, UNBORN};
 use crate::holder::Site;
 use crate::holder::start::this_program;
 use crate::sys;
@@ -32,13 +28,9 @@ pub fn run() {
 
 /// A guardian that is a program of its own.
 pub(super) fn successor(site: &Site) -> Successor {
-    let start = |socket: OwnedFd| {
-        let mut command = Command::new(this_program()?);
-        command.arg0(format!("{TITLE} of process {}", std::process::id()));
-        command.stdin(socket).stdout(Stdio::null()).stderr(Stdio::null());
-        sys::inherit_only_stdio_in(&mut command);
-        let child = command.spawn()?;
-        Ok(Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX)))
+    let start = |socket: &OwnedFd| {
+        let title = format!("{TITLE} of process {}", std::process::id());
+        sys::start_beside(&this_program()?, &[title.into()], UNBORN, socket)
     };
     // If that cannot be written down, a successor ends at once, which is noticed as with every guardian.
     Successor { introduction: serde_json::to_vec(site).unwrap_or_default(), start: Box::new(start) }

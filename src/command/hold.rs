@@ -5,17 +5,21 @@ use std::io::{BufRead, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::guardian;
 use super::site::backend_of;
 use crate::cgroup;
-use crate::clock::Moment;
+use crate::clock::{self, Moment};
 use crate::error::Failure;
 use crate::exec::guard::{Guard, HeldLock};
-use crate::holder::witness::Witness;
+use crate::holder::witness::{Telling, Witness};
 use crate::holder::{Job, Report, TITLE, run};
 use crate::lease::keeper::Lifeline;
 use crate::lock::{Key, Space, Token};
+
+/// How long the guardian may take to hear of a loss; then the holder itself tells the owner.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// The longest job.
 const MAX_JOB: u64 = 256 * 1024;
@@ -89,9 +93,24 @@ impl Witness for Guardian {
         self.guard.reconnected(token, connection);
     }
 
-    fn held_until(&mut self, moment: Moment) -> std::io::Result<()> {
+    fn held_until(&mut self, moment: Moment) {
         self.guard.held_until(moment);
-        self.guard.attend()
+    }
+
+    fn tell<'a>(&'a mut self) -> Telling<'a> {
+        let now = clock::now();
+        self.guard.held_until(now);
+        Box::pin(async move { self.guard.answered(now + ANSWER_WITHIN).await.is_ok() })
+    }
+
+    fn attend_at(&self) -> Moment {
+        self.guard.attend_at()
+    }
+
+    fn attend(&mut self) {
+        self.guard.look_at_processes();
+        // One that cannot be replaced now is tried again, and missed only if we are killed too.
+        let _ = self.guard.attend();
     }
 
     fn farewell(self: Box<Self>) {

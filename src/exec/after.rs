@@ -10,7 +10,7 @@ use crate::lease::timer::BoottimeTimer;
 
 /// Gives everything back, and sends the guardian away. Bounded; a failure is told. Returns why a lock was gone in the
 /// middle of a lease that we believed in: then others may have had it beside us.
-pub(super) async fn give_back(keepers: Vec<Keeper>, guard: Option<Guard>, say: Say<'_>) -> Option<Failure> {
+pub(super) async fn give_back(keepers: Vec<Keeper>, mut guard: Option<Guard>, say: Say<'_>) -> Option<Failure> {
     let mut releasing = tokio::task::JoinSet::new();
     for keeper in keepers {
         let ends_at = match *keeper.news.borrow() {
@@ -25,7 +25,7 @@ pub(super) async fn give_back(keepers: Vec<Keeper>, guard: Option<Guard>, say: S
     }
     // The guardian ends while the server answers: by now there is nobody left to kill.
     tokio::task::yield_now().await;
-    if let Some(guard) = &guard {
+    if let Some(guard) = &mut guard {
         guard.say_farewell();
     }
     let mut gone = None;

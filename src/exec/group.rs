@@ -51,7 +51,7 @@ pub(super) enum Happened {
 
 /// By what the processes of a command that is about to begin will be known. What they leave behind comes to us, so
 /// that it can be found and ended when the lock is lost.
-pub(super) fn kin(containment: &Containment, guardian: Pid) -> Kin {
+pub(super) fn kin(containment: &Containment, guardian: Option<Pid>) -> Kin {
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let us = nix::unistd::getpid().as_raw();
@@ -61,7 +61,7 @@ pub(super) fn kin(containment: &Containment, guardian: Pid) -> Kin {
     children.retain(|pid| process_one.is_none_or(|one| one.pid != *pid));
     let spared: Vec<Identity> =
         children.iter().filter_map(|pid| Process::of(*pid)).map(|process| process.identity).collect();
-    let adopts = spared.iter().all(|child| child.pid == guardian.as_raw());
+    let adopts = spared.iter().all(|child| guardian.is_some_and(|guardian| child.pid == guardian.as_raw()));
     let mark = containment.mark.clone();
     let cgroup = containment.cgroup().map(|cgroup| cgroup.path().to_owned());
     Kin { dflock, mark, spared, adopts, cgroup, process_one, leader: None }

@@ -34,15 +34,16 @@ use nix::sys::signal::Signal;
 use crate::backend::{self, Ask, Backend};
 use crate::clock;
 use crate::error::Failure;
-use crate::lease::keeper::RELEASE_WITHIN;
+use crate::lease::keeper::{Keeper, RELEASE_WITHIN};
 use crate::lock::Grant;
 use contain::Containment;
 use guard::Guard;
+use leases::{Times, soonest};
 use policy::Rules;
 use running::Run;
 use signals::Signals;
 use status::Status;
-use take::{Taken, take_all};
+use take::{Kept, Taken, take_all};
 use waking::Waking;
 
 /// The shortest lease that leaves time to stop a command.
@@ -139,6 +140,11 @@ pub async fn run(
             return Err(failure);
         }
     };
+    if let Some(outcome) = wait_for_guardian(&mut guard, &taken, &mut signals).await {
+        let keepers = taken.into_iter().map(|kept| kept.keeper).collect();
+        after::give_back(keepers, Some(guard), &|_| ()).await;
+        return outcome;
+    }
     let began = clock::now();
     if let Some(first) = taken.first() {
         user.took(began.since(asked), &first.keeper.grant);
@@ -180,4 +186,25 @@ pub async fn run(
     say(&format!("the lock was lost while the command ran: {}", gone.message));
     let is_told_only = job.rules.warn_on_lost || status == Status::RuntimeOver;
     Ok(Outcome::Ran(if is_told_only { status } else { Status::Lost }))
+}
+
+/// No command begins without a guardian that has answered; the locks are renewed while it is waited for. Returns how it
+/// went if none can begin.
+async fn wait_for_guardian(
+    guard: &mut Guard,
+    taken: &[Kept],
+    signals: &mut Signals,
+) -> Option<Result<Outcome, Failure>> {
+    let keepers: Vec<&Keeper> = taken.iter().map(|kept| &kept.keeper).collect();
+    let Times { term_at, ends_at, .. } = soonest(&keepers);
+    guard.held_until(ends_at);
+    if clock::now() >= term_at {
+        // That is told where the command would begin.
+        return None;
+    }
+    tokio::select! {
+        biased;
+        answered = guard.answered(term_at) => answered.err().map(|why| Err(Failure::internal("start the guardian", &why))),
+        signal = signals.end_of_wait() => Some(Ok(Outcome::Interrupted(signal))),
+    }
 }

@@ -218,6 +218,7 @@ fn is_its_group(leader: Identity) -> bool {
 pub(super) fn is_apart(identity: Identity) -> bool {
     let is_called_so = |(name, line): (Vec<u8>, Vec<u8>)| {
         let is_guardian = name == guard::TITLE.as_bytes() && line.starts_with(guard::TITLE.as_bytes());
+        let is_guardian = is_guardian || name == guard::UNBORN.to_bytes();
         is_guardian || SERVICES.iter().any(|service| line.starts_with(service))
     };
     runs_dflock(identity.pid) && procfs::names(identity.pid).is_some_and(is_called_so)

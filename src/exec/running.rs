@@ -205,7 +205,7 @@ impl Run {
                 "the guardian is gone and cannot be replaced: {why}; if dflock is killed now, the command runs on"
             ));
         }
-        self.is_unguarded = attended.is_err();
+        self.is_unguarded = !self.guard.is_there() && (self.is_unguarded || attended.is_err());
     }
 
     /// Where the terminal is ours and not lent, a key that is typed reaches us as a signal.
@@ -253,15 +253,10 @@ impl Run {
             Happened::Other(pid) if self.listener.as_ref().is_some_and(|listener| listener.is(pid)) => {
                 self.listener = None;
             }
-            // One that is stopped watches over nobody.
-            Happened::OtherStopped(pid) | Happened::Other(pid) if self.guard.is(pid) => {
-                // Another one is started when all else is done.
-                match happened {
-                    Happened::Other(_) => self.guard.is_gone(),
-                    _ => self.guard.is_stopped(),
-                }
-            }
-            Happened::Stopped(_) | Happened::OtherStopped(_) | Happened::Other(_) => {}
+            // Another guardian is started when all else is done.
+            Happened::Other(pid) => self.guard.was_reaped(pid),
+            Happened::OtherStopped(pid) => self.guard.was_stopped(pid),
+            Happened::Stopped(_) => {}
         }
         events
     }

@@ -159,7 +159,7 @@ async fn ended(watch: Option<&Watch>) {
 /// A witness that does not hear is replaced, or tells the owner too soon rather than too late.
 fn held_until(witness: &mut Option<Box<dyn Witness>>, moment: Moment) {
     if let Some(witness) = witness {
-        let _ = witness.held_until(moment);
+        witness.held_until(moment);
     }
 }
 
@@ -177,21 +177,30 @@ async fn stop_waiting<T>(mut waiting: JoinHandle<Result<T, Failure>>, stop: ones
 impl Holder {
     async fn live(&mut self, mut asked: mpsc::Receiver<Asked>, watch: Option<Watch>) -> LastWord {
         let mut timer = BoottimeTimer::new();
-        let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let (Ok(mut terminate), Ok(mut child)) = (signal(SignalKind::terminate()), signal(SignalKind::child())) else {
             self.let_go().await;
             return None;
         };
         loop {
+            if let Some(witness) = self.witness.as_mut().filter(|witness| clock::now() >= witness.attend_at()) {
+                witness.attend();
+            }
             let next = self.next_deadline();
             tokio::select! {
                 () = ended(watch.as_ref()) => break,
                 _ = terminate.recv() => {
-                    self.tell_owner(watch.as_ref());
+                    self.tell_owner(watch.as_ref()).await;
                     break;
+                }
+                // The witness has stopped, or is gone.
+                _ = child.recv() => {
+                    if let Some(witness) = &mut self.witness {
+                        witness.attend();
+                    }
                 }
                 () = timer.wait_until(next) => {
                     if clock::now() >= self.ends_at {
-                        self.tell_owner(watch.as_ref());
+                        self.tell_owner(watch.as_ref()).await;
                         break;
                     }
                     if self.give_up_waits() {
@@ -199,7 +208,7 @@ impl Holder {
                     }
                 }
                 change = self.lock.changed() => {
-                    if !self.take(change, watch.as_ref()) {
+                    if !self.take(change, watch.as_ref()).await {
                         break;
                     }
                 }
@@ -228,11 +237,12 @@ impl Holder {
 
     fn next_deadline(&self) -> Moment {
         let waits = self.waiting.iter().map(|(until, _)| *until).min().unwrap_or(Moment::NEVER);
-        waits.min(self.ends_at)
+        let attend_at = self.witness.as_ref().map_or(Moment::NEVER, |witness| witness.attend_at());
+        waits.min(self.ends_at).min(attend_at)
     }
 
     /// The lock was granted or refused, the turn has come, or the keeper has news. `false`: that was all.
-    fn take(&mut self, change: Change, watch: Option<&Watch>) -> bool {
+    async fn take(&mut self, change: Change, watch: Option<&Watch>) -> bool {
         let server = self.lock.server().to_owned();
         let lost = match change {
             Change::Joined(joined) => match *joined {
@@ -286,7 +296,7 @@ impl Holder {
             },
         };
         if let Some((why, token)) = lost {
-            self.tell_owner(watch);
+            self.tell_owner(watch).await;
             self.lock = Lock::Lost { why, server, token };
             self.ends_at = self.ends_at.min(clock::now() + REMEMBER_LOSS);
         }
@@ -305,7 +315,7 @@ impl Holder {
             // One that is gone and cannot be replaced is missed only if we are killed too.
             let _ = witness.held(&token, lifeline);
             if let LeaseNews::Held { dead_at, .. } | LeaseNews::InDanger { dead_at, .. } = &*keeper.news.borrow() {
-                let _ = witness.held_until(*dead_at);
+                witness.held_until(*dead_at);
             }
         }
         self.ends_at = self.end_of_holding();
@@ -316,10 +326,17 @@ impl Holder {
     }
 
     /// The lock ends, and the owner did not ask for that. It is told once: by the witness, if there is one.
-    fn tell_owner(&mut self, watch: Option<&Watch>) {
+    async fn tell_owner(&mut self, watch: Option<&Watch>) {
         let is_ours = matches!(self.lock, Lock::Held { .. } | Lock::Waiting { .. });
         let Some(signal) = self.job.signal_on_lost.filter(|_| is_ours) else { return };
-        let is_told = self.witness.as_mut().is_some_and(|witness| witness.held_until(clock::now()).is_ok());
+        let is_told = match &mut self.witness {
+            Some(witness) => witness.tell().await,
+            None => false,
+        };
+        if !is_told && let Some(witness) = self.witness.take() {
+            // Before it can go on, and tell it again.
+            witness.farewell();
+        }
         if let Some(watch) = watch.filter(|_| !is_told) {
             // The owner may have ended in this moment, which is as good.
             let _ = watch.signal(signal);

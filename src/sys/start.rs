@@ -53,17 +53,21 @@ pub enum Birthplace<'a> {
 }
 
 /// Strings as `execve` wants them.
-struct Strings {
+pub(super) struct Strings {
     pointers: Vec<*const c_char>,
     /// What they point to.
     _owned: Vec<CString>,
 }
 
 impl Strings {
-    fn new(texts: impl Iterator<Item = OsString>) -> io::Result<Strings> {
+    pub(super) fn new(texts: impl Iterator<Item = OsString>) -> io::Result<Strings> {
         let owned = texts.map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>()?;
         let pointers = owned.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
         Ok(Strings { pointers, _owned: owned })
+    }
+
+    pub(super) fn as_pointers(&self) -> *const *const c_char {
+        self.pointers.as_ptr()
     }
 }
 
@@ -109,8 +113,8 @@ impl Start {
                 return why;
             }
             super::signals::give_back();
-            environ = self.environment.pointers.as_ptr();
-            libc::execvp(self.arguments.pointers[0], self.arguments.pointers.as_ptr());
+            environ = self.environment.as_pointers();
+            libc::execvp(self.arguments.pointers[0], self.arguments.as_pointers());
         }
         io::Error::last_os_error()
     }
@@ -176,7 +180,7 @@ pub fn wait_for_end_of(pid: Pid) {
 }
 
 /// `None` in the new process. That one makes system calls only: other threads of ours are missing in it.
-fn fork() -> io::Result<Option<i32>> {
+pub(super) fn fork() -> io::Result<Option<i32>> {
     // SAFETY: as said above.
     forked(unsafe { libc::fork() }.into())
 }

@@ -24,10 +24,15 @@ fn owner(house: &House, flags: &str) -> (Running, u32) {
 
 /// The process beside a holder.
 fn witness_of(holder: u32) -> Option<u32> {
+    witnesses_of(holder).pop()
+}
+
+fn witnesses_of(holder: u32) -> Vec<u32> {
     let title = format!("guardian of process {holder}");
     let processes = fs::read_dir("/proc").expect("processes").flatten();
-    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.find(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(title.as_bytes())))
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(title.as_bytes())))
+        .collect()
 }
 
 fn is_told(house: &House) {
@@ -132,4 +137,35 @@ fn whoever_gives_the_lock_back_is_told_nothing_and_leaves_nobody_behind() {
     let plain = u32::try_from(plain["holder_pid"].as_u64().expect("a pid")).expect("a pid");
     assert!(fs::read(format!("/proc/{plain}/cmdline")).is_ok_and(|line| line.starts_with(TITLE.as_bytes())));
     assert!(witness_of(plain).is_none());
+}
+
+/// It hears nothing, and nobody asks it to until the next renewal, which is minutes away.
+#[test]
+fn a_stopped_witness_is_followed_by_another_and_leaves_nobody_behind() {
+    let house = House::new();
+    let (script, holder) = owner(&house, "-l 600");
+    let first = wait_for("a witness", || witness_of(holder));
+    signal(first, "STOP");
+    let begin = now();
+    wait_for("another one", || witnesses_of(holder).into_iter().find(|second| *second != first));
+    assert!(begin.elapsed() < Duration::from_secs(6), "it took {:?}", begin.elapsed());
+    wait_for("the end of the stopped one", || {
+        (!std::path::Path::new(&format!("/proc/{first}")).exists()).then_some(())
+    });
+    signal(holder, "KILL");
+    is_told(&house);
+    ends(&house, script);
+}
+
+/// It is stopped in the very moment at which it is needed.
+#[test]
+fn a_holder_that_ends_beside_a_stopped_witness_has_its_owner_told() {
+    let house = House::new();
+    let (script, holder) = owner(&house, "-l 600");
+    signal(wait_for("a witness", || witness_of(holder)), "STOP");
+    signal(holder, "TERM");
+    is_told(&house);
+    house.wait_until_free("job");
+    ends(&house, script);
+    wait_for("the end of the witness", || witnesses_of(holder).is_empty().then_some(()));
 }

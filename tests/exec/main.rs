@@ -14,6 +14,7 @@ mod contain_cgroup;
 mod contain_chased;
 mod contain_pidns;
 mod guardian;
+mod guardian_born;
 mod guardian_deaf;
 mod hidden;
 mod kept;

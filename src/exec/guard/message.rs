@@ -21,7 +21,7 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// More than how to reach servers ever takes.
 const MAX_INTRODUCTION: usize = 64 * 1024;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Message {
     /// A lock to let go of when the command is gone; its connection comes along.
     Lock(HeldLock),
@@ -88,13 +88,15 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
+/// As it is sent, if it can be: half of it would say something else, or nothing.
+pub(super) fn in_one(message: &Message) -> io::Result<Vec<u8>> {
+    let bytes = message.write()?;
+    if bytes.len() > MAX_MESSAGE { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+}
+
 /// Sends without waiting: a guardian that is stopped must not stop us.
 pub(super) fn send(socket: &OwnedFd, message: &Message, connection: Option<&OwnedFd>) -> io::Result<()> {
-    let bytes = message.write()?;
-    if bytes.len() > MAX_MESSAGE {
-        // Half of it would say something else, or nothing.
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
+    let bytes = in_one(message)?;
     let descriptors: Vec<RawFd> = connection.iter().map(|connection| connection.as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let control: &[ControlMessage<'_>] = if descriptors.is_empty() { &[] } else { &rights };

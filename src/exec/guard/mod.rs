@@ -10,24 +10,25 @@
 //! One that is stopped, frozen, or in the hands of a debugger is no guardian. It answers every order, so that this is
 //! noticed, and another one takes its place; when there is nothing to order for long, it is asked.
 //!
-//! `duty` and, for an owner, `vigil` decide, `life` does it, `message` is what goes between us, and `hearing` says whether
-//! it arrives.
+//! `duty` and, for an owner, `vigil` decide, `life` does it, `message` is what goes between us, `hearing` says whether it
+//! arrives, and `birth` when to start another one, and how long that may take to answer. A `sentry` is our end of one.
 
+mod birth;
 pub mod duty;
 pub mod hearing;
 mod life;
 pub mod message;
+mod sentry;
 mod vigil;
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -36,22 +37,24 @@ use crate::backend::Ask;
 use crate::clock::{self, Moment};
 use crate::error::Failure;
 use crate::lease::keeper::Lifeline;
+use crate::lease::timer::BoottimeTimer;
 use crate::lock::{Grant, Key, Space, Token};
-use crate::procfs::{self, Identity};
+use crate::procfs::Identity;
 use crate::sys::{self, Announcement, Fork};
+use birth::{Birth, Births};
 use duty::WhyEarly;
-use hearing::Hearing;
 use message::Message;
+use sentry::{Sentry, is_reaped};
 
 /// How a guardian is called. It does not carry dflock's name: whoever ends all that is called `dflock` must not hit
 /// both of us with one command.
 pub const TITLE: &str = "guardian";
 
-/// A successor that is gone again within this time is followed only when there is something to tell.
-const SUCCESSOR_AFTER: Duration = Duration::from_millis(200);
+/// How it is called until it is one.
+pub const UNBORN: &CStr = c"guardian-to-be";
 
-/// How long it may take to leave, in milliseconds.
-const FAREWELL_MS: u8 = 100;
+/// So many that were killed and do not end are enough: the next one would fare as they do.
+const MOST_ENDED: usize = 8;
 
 /// A lock that the guardian may have to let go of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,28 +76,37 @@ pub type Line = Lifeline;
 /// What is done about locks that the guardian has to let go of.
 pub type LetGo<'a> = &'a (dyn Fn(Vec<HeldLock>) + Sync);
 
+pub type StartFn = dyn Fn(&OwnedFd) -> io::Result<Pid>;
+
 /// Another guardian, as a program of its own: by the time that one is needed, a fork would miss what other threads
 /// are doing.
 pub struct Successor {
     /// What it has to know before anything else; it asks for that by [`introduction`].
     pub introduction: Vec<u8>,
-    /// Starts it with its end of the socket.
-    pub start: Box<dyn Fn(OwnedFd) -> io::Result<Pid>>,
+    /// Starts it with its end of the socket, and waits for nothing.
+    pub start: Box<StartFn>,
 }
 
 /// Our end.
 pub struct Guard {
-    socket: OwnedFd,
-    pid: Pid,
-    hearing: Hearing,
-    /// It has missed something, or was seen to be stopped.
-    is_unfit: bool,
+    current: Sentry,
+    /// It takes the place of the current one as soon as it has answered.
+    newborn: Option<Newborn>,
+    /// Those that were in that place before, as long as their ends are not read.
+    ended: Vec<Pid>,
     /// It has said that it ended the command sooner than it was told.
     has_killed: Option<WhyEarly>,
     successor: Successor,
-    /// When the last successor was started.
-    replaced_at: Option<Moment>,
+    births: Births,
     told: Told,
+}
+
+/// One that is to answer first: what it is executed from may be slow to come, and nobody waits for that.
+struct Newborn {
+    sentry: Sentry,
+    /// When it has answered so many orders it has heard all that there is to know.
+    orders: u64,
+    birth: Birth,
 }
 
 /// What a guardian was told, and another one would have to be.
@@ -131,8 +143,15 @@ impl Guard {
             Fork::Parent(pid) => {
                 let (kill_at, held_until) = (Moment::NEVER, Moment::NEVER);
                 let told = Told { locks: Vec::new(), kin: None, kill_at, held_until, owner: None };
-                let (hearing, is_unfit, has_killed) = (Hearing::default(), false, None);
-                Ok(Guard { socket: ours, pid, hearing, is_unfit, has_killed, successor, replaced_at: None, told })
+                Ok(Guard {
+                    current: Sentry::new(ours, Some(pid)),
+                    newborn: None,
+                    ended: Vec::new(),
+                    has_killed: None,
+                    successor,
+                    births: Births::default(),
+                    told,
+                })
             }
             Fork::Child => {
                 drop(ours);
@@ -142,101 +161,154 @@ impl Guard {
         }
     }
 
-    pub(super) fn pid(&self) -> Pid {
-        self.pid
+    pub(super) fn pid(&self) -> Option<Pid> {
+        self.current.pid()
     }
 
-    pub(super) fn is(&self, pid: Pid) -> bool {
-        self.pid == pid
-    }
-
-    /// Its end was read: its number may be anybody's.
-    pub(super) fn is_gone(&mut self) {
-        self.pid = NOBODY;
-    }
-
-    /// It was seen to be stopped.
-    pub(super) fn is_stopped(&mut self) {
-        self.is_unfit = true;
-    }
-
-    /// Hears what it has to say; puts another one in its place if it is gone, or does not hear.
-    pub fn attend(&mut self) -> io::Result<()> {
-        if !self.is_well() {
-            return self.replace();
+    /// The end of a child was read, which may be one of these; its number may be anybody's from now on.
+    pub(super) fn was_reaped(&mut self, pid: Pid) {
+        self.ended.retain(|ended| *ended != pid);
+        if self.current.pid() == Some(pid) {
+            self.current.is_gone();
         }
-        if self.hearing.has_to_be_asked(clock::now()) {
-            self.order(&Message::Ask);
+        if self.newborn.as_ref().is_some_and(|newborn| newborn.sentry.pid() == Some(pid)) {
+            self.newborn = None;
         }
-        Ok(())
     }
 
-    fn is_well(&mut self) -> bool {
-        self.listen();
-        let pid = self.pid;
-        self.is_unfit |= self.hearing.is_silent(clock::now(), || procfs::is_busy(pid.as_raw()));
-        pid != NOBODY && !self.is_unfit
+    /// A child was seen to be stopped, which may be one of these: who is stopped watches over nobody.
+    pub(super) fn was_stopped(&mut self, pid: Pid) {
+        if self.current.pid() == Some(pid) {
+            self.current.is_stopped();
+        }
+        if self.newborn.as_ref().is_some_and(|newborn| newborn.sentry.pid() == Some(pid)) {
+            self.end_newborn();
+        }
     }
 
-    fn listen(&mut self) {
-        while let Ok(Some((message, _))) = message::receive(&self.socket) {
-            match message {
-                Message::Killed(why) => self.has_killed = Some(why),
-                Message::Heard(orders) => self.hearing.answered(clock::now(), orders),
+    /// For whoever does not read the ends of its children otherwise.
+    pub fn look_at_processes(&mut self) {
+        let pids = [self.current.pid(), self.newborn.as_ref().and_then(|newborn| newborn.sentry.pid())];
+        for pid in pids.into_iter().flatten() {
+            match waitpid(pid, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
+                Ok(WaitStatus::Stopped(..)) => self.was_stopped(pid),
+                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => self.was_reaped(pid),
                 _ => {}
             }
         }
+        self.ended.retain(|pid| !is_reaped(*pid));
     }
 
-    /// The old one stays until the new one knows all, so that there is always one who may act; both may.
-    fn replace(&mut self) -> io::Result<()> {
+    /// Hears what it has to say; has another one take its place if it is gone, or does not hear. Waits for nothing.
+    pub fn attend(&mut self) -> io::Result<()> {
+        self.listen();
         let now = clock::now();
-        // One that cannot live must not keep us busy with starting it.
-        if self.replaced_at.is_some_and(|last| now.since(last) < SUCCESSOR_AFTER) {
-            return Err(io::Error::other("it ended again at once"));
-        }
-        self.replaced_at = Some(now);
-        let (ours, theirs) = message::pair()?;
-        message::introduce(&ours, &self.successor.introduction)?;
-        let pid = (self.successor.start)(theirs)?;
-        let mut hearing = Hearing::default();
-        for (message, line) in self.told.messages() {
-            if let Err(why) = message::send(&ours, &message, line.as_deref()) {
-                // Who knows half of it watches over nobody. It must not take our end for a death.
-                let _ = kill(pid, Signal::SIGKILL);
-                return Err(why);
+        if self.current.is_well() {
+            if self.current.hearing.has_to_be_asked(now) {
+                self.order(&Message::Ask);
             }
-            if message.is_answered() {
-                hearing.ordered(now);
-            }
+            return Ok(());
         }
-        self.dismiss();
-        (self.socket, self.pid, self.hearing, self.is_unfit) = (ours, pid, hearing, false);
-        Ok(())
+        let Some(newborn) = &mut self.newborn else { return self.begin_birth() };
+        if newborn.sentry.seems_well() && !newborn.birth.is_over(now) {
+            return Ok(());
+        }
+        self.end_newborn();
+        Err(io::Error::other("another one does not begin"))
     }
 
-    /// One that is stopped may go on at any time: then it is dead, or is told at least that it is not needed any more.
-    fn dismiss(&self) {
-        let _ = message::send(&self.socket, &Message::Farewell, None);
-        if self.pid != NOBODY {
-            // Not reaped by us yet, so that the number is still its own.
-            let _ = kill(self.pid, Signal::SIGKILL);
-        }
+    /// Whether there is one that was well when it was last looked at.
+    pub(super) fn is_there(&self) -> bool {
+        self.current.seems_well()
     }
 
     /// When to [attend](Guard::attend) to it.
-    pub(super) fn attend_at(&self) -> Moment {
-        match self.replaced_at {
-            _ if self.pid != NOBODY && !self.is_unfit => self.hearing.look_at(),
-            Some(last) => last + SUCCESSOR_AFTER,
-            None => Moment::from_nanos(0),
+    pub fn attend_at(&self) -> Moment {
+        match &self.newborn {
+            _ if self.current.seems_well() => self.current.hearing.look_at(),
+            Some(newborn) => newborn.birth.look_at(),
+            None => self.births.next_at(),
         }
+    }
+
+    /// Returns when a guardian has answered all orders: it is there, and knows all. Another one takes its place
+    /// meanwhile, if need be.
+    pub async fn answered(&mut self, until: Moment) -> io::Result<()> {
+        let mut timer = BoottimeTimer::new();
+        self.look_at_processes();
+        loop {
+            let attended = self.attend();
+            if self.is_there() && self.current.hearing.has_heard(self.current.hearing.orders()) {
+                return Ok(());
+            }
+            if clock::now() >= until {
+                return Err(attended.err().unwrap_or_else(|| io::Error::other("it does not answer")));
+            }
+            let heard_from = match &self.newborn {
+                _ if self.is_there() => Some(&self.current),
+                newborn => newborn.as_ref().map(|newborn| &newborn.sentry),
+            };
+            let socket = heard_from.map(|sentry| sys::watch(sentry.socket().try_clone()?)).transpose()?;
+            let readable = async {
+                match &socket {
+                    Some(socket) => drop(socket.readable().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = readable => {}
+                () = timer.wait_until(until.min(self.attend_at())) => {}
+            }
+        }
+    }
+
+    fn listen(&mut self) {
+        self.has_killed = self.current.listen().or(self.has_killed);
+        self.ended.retain(|pid| !is_reaped(*pid));
+        let Some(mut newborn) = self.newborn.take() else { return };
+        self.has_killed = newborn.sentry.listen().or(self.has_killed);
+        if newborn.sentry.hearing.has_heard(newborn.orders) && newborn.sentry.seems_well() {
+            // The old one stays until the new one knows all, so that there is always one who may act; both may.
+            let before = std::mem::replace(&mut self.current, newborn.sentry);
+            self.ended.extend(before.end());
+            self.births.succeeded();
+        } else {
+            self.newborn = Some(newborn);
+        }
+    }
+
+    fn begin_birth(&mut self) -> io::Result<()> {
+        let now = clock::now();
+        // One that cannot live must not keep us busy with starting it.
+        if now < self.births.next_at() {
+            return Err(io::Error::other("it ended again at once"));
+        }
+        let birth = self.births.begin(now);
+        if self.ended.len() >= MOST_ENDED {
+            return Err(io::Error::other("those before it do not end"));
+        }
+        let (ours, theirs) = message::pair()?;
+        message::introduce(&ours, &self.successor.introduction)?;
+        let mut sentry = Sentry::new(ours, None);
+        for (message, line) in self.told.messages() {
+            sentry.say_in_time(message, line);
+        }
+        // It answers that when it has heard all before.
+        sentry.say_in_time(Message::Ask, None);
+        sentry.begins_as((self.successor.start)(&theirs)?);
+        let orders = sentry.hearing.orders();
+        self.newborn = Some(Newborn { sentry, orders, birth });
+        Ok(())
+    }
+
+    fn end_newborn(&mut self) {
+        self.ended.extend(self.newborn.take().and_then(|newborn| newborn.sentry.end()));
     }
 
     /// What the command's process is to send us by itself, before it becomes the command.
     pub(super) fn announcement(&self, not_after: Moment, dies_with_us: bool) -> Announcement {
         Announcement {
-            socket: self.socket.as_raw_fd(),
+            socket: self.current.socket().as_raw_fd(),
             before_number: message::GROUP_BEFORE,
             after_number: message::GROUP_AFTER,
             not_after,
@@ -248,7 +320,7 @@ impl Guard {
     pub(super) fn kin(&mut self, kin: Kin, cgroup: Option<OwnedFd>) -> io::Result<()> {
         let cgroup = cgroup.map(Arc::new);
         self.told.kin = Some((kin.clone(), cgroup.clone()));
-        self.tell(&Message::Kin(kin), cgroup.as_deref())
+        self.tell(&Message::Kin(kin), &cgroup)
     }
 
     /// The command has begun.
@@ -256,7 +328,7 @@ impl Guard {
         if let Some((kin, _)) = &mut self.told.kin {
             kin.leader = Some(leader);
         }
-        self.tell(&Message::Leader(leader), None)
+        self.tell(&Message::Leader(leader), &None)
     }
 
     /// Waits for nothing, as nothing may stand between a loss and the kill. One that cannot hear it is replaced when it is
@@ -277,10 +349,14 @@ impl Guard {
 
     fn order(&mut self, order: &Message) {
         self.listen();
-        if self.pid != NOBODY && message::send(&self.socket, order, None).is_ok() {
-            self.hearing.ordered(clock::now());
-        } else {
-            self.is_unfit = true;
+        self.say(order, &None);
+    }
+
+    /// One that cannot be told is replaced.
+    fn say(&mut self, message: &Message, line: &Line) {
+        self.current.say(message, line);
+        if let Some(newborn) = &mut self.newborn {
+            newborn.sentry.say_in_time(message.clone(), line.clone());
         }
     }
 
@@ -288,35 +364,35 @@ impl Guard {
     pub fn owner(&mut self, signal: i32, process: OwnedFd) -> io::Result<()> {
         let process = Some(Arc::new(process));
         self.told.owner = Some((signal, process.clone()));
-        self.tell(&Message::Owner(signal), process.as_deref())
+        self.tell(&Message::Owner(signal), &process)
     }
 
     pub fn lock(&mut self, lock: HeldLock, line: Line) -> io::Result<()> {
         self.told.locks.push((lock.clone(), line.clone()));
-        self.tell(&Message::Lock(lock), line.as_deref())
+        self.tell(&Message::Lock(lock), &line)
     }
 
     /// The lock was taken over on another connection, which is kept open instead. As with [`Guard::kill_at`].
     pub fn reconnected(&mut self, token: &Token, line: Line) {
         let known = self.told.locks.iter_mut().find(|(lock, _)| lock.token == *token);
         let Some((lock, before)) = known else { return };
-        *before = line;
+        *before = line.clone();
         let message = Message::Reconnected(lock.clone());
-        if self.pid == NOBODY || message::send(&self.socket, &message, before.as_deref()).is_err() {
-            self.is_unfit = true;
-        }
+        self.say(&message, &line);
     }
 
     /// Another process keeps this lock from now on, or is about to: it is not ours to let go of.
     pub(super) fn handed_over(&mut self, lock: HeldLock) -> io::Result<()> {
         self.told.locks.retain(|(known, _)| *known != lock);
-        self.tell(&Message::HandedOver(lock), None)
+        self.must_hear(&Message::HandedOver(lock));
+        self.see_to_one()
     }
 
     /// The command has ended by itself: whom it leaves behind is left alone.
     pub(super) fn command_ended(&mut self) -> io::Result<()> {
         self.told.kin = None;
-        self.tell(&Message::Ended, None)
+        self.must_hear(&Message::Ended);
+        self.see_to_one()
     }
 
     /// Whether it has ended the command before the moment that it was told, and why.
@@ -326,52 +402,58 @@ impl Guard {
     }
 
     /// Sends it away.
-    pub fn farewell(self) {
+    pub fn farewell(mut self) {
         self.say_farewell();
         self.see_off();
     }
 
     /// Tells it that it is not needed any more.
-    pub(super) fn say_farewell(&self) {
-        if let Err(why) = message::send(&self.socket, &Message::Farewell, None)
-            && why.kind() == io::ErrorKind::WouldBlock
-        {
-            // It is stopped, and would take our end for a death.
-            let _ = kill(self.pid, Signal::SIGKILL);
-        }
+    pub(super) fn say_farewell(&mut self) {
+        self.end_newborn();
+        self.current.say_farewell();
     }
 
-    /// Reads its end: where nobody reaps orphans it would stay as a name for ever.
-    pub(super) fn see_off(self) {
-        if self.pid == NOBODY {
-            return;
-        }
-        let mut gone = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
-        let closed = loop {
-            match poll(&mut gone, PollTimeout::from(FAREWELL_MS)) {
-                Err(Errno::EINTR) => {}
-                polled => break polled == Ok(1),
-            }
-        };
-        if closed {
-            // On its way out nothing but a debugger can stop it any more.
-            sys::wait_for_end_of(self.pid);
-        } else {
-            let _ = waitpid(self.pid, Some(WaitPidFlag::WNOHANG));
+    /// Reads its end, and those of the ones before it.
+    pub(super) fn see_off(mut self) {
+        self.end_newborn();
+        self.current.see_off();
+        for pid in self.ended {
+            // All of them were killed. One that a freezer holds is left to whoever adopts it.
+            let _ = is_reaped(pid);
         }
     }
 
     /// One that is gone or does not hear is no guardian: another one takes its place, and is told this with all else.
-    fn tell(&mut self, message: &Message, line: Option<&OwnedFd>) -> io::Result<()> {
-        if self.is_well() && message::send(&self.socket, message, line).is_ok() {
-            return Ok(());
+    /// `Err`: nobody could be told that.
+    fn tell(&mut self, message: &Message, line: &Line) -> io::Result<()> {
+        message::in_one(message)?;
+        self.listen();
+        self.say(message, line);
+        // If there cannot be another one now, that is tried again; and no command begins before one has answered.
+        let _ = self.see_to_one();
+        Ok(())
+    }
+
+    /// Whoever cannot be told this would do harm with what was true before.
+    fn must_hear(&mut self, message: &Message) {
+        self.listen();
+        let is_told = self.current.say(message, &None);
+        if !is_told && let Some(pid) = self.current.pid() {
+            let _ = kill(pid, Signal::SIGKILL);
         }
-        self.replace()
+        if let Some(newborn) = &mut self.newborn {
+            newborn.sentry.say_in_time(message.clone(), None);
+            if !newborn.sentry.knows_all() {
+                self.end_newborn();
+            }
+        }
+    }
+
+    /// Whether there is one, or another one is about to be.
+    fn see_to_one(&mut self) -> io::Result<()> {
+        if self.current.is_well() || self.newborn.is_some() { Ok(()) } else { self.begin_birth() }
     }
 }
-
-/// In place of a process that was reaped.
-const NOBODY: Pid = Pid::from_raw(0);
 
 /// What a successor is to know before anything else.
 pub fn introduction(socket: &OwnedFd) -> io::Result<Vec<u8>> {
