@@ -1,12 +1,16 @@
 //! Directories that a server does not take: used by another, open to others, written by a newer version.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, lchown, symlink};
+use std::process::{Command, Stdio};
+
+use nix::fcntl::AT_FDCWD;
 
 use crate::damage::refused;
-use crate::house::Server;
-use crate::house::tools::skipped;
-use crate::kept::Kept;
+use crate::house::running::Running;
+use crate::house::tools::{NOBODY, is_there, missing, skipped};
+use crate::house::{Server, wait_for};
+use crate::kept::{Kept, resumable};
 
 #[test]
 fn a_second_server_is_refused_and_a_dead_one_is_no_obstacle() {
@@ -137,4 +141,70 @@ fn variables_name_the_directory_and_the_fsync() {
         command.env("DFLOCKD_STATE_DIR", "");
     });
     assert!(!server.events().iter().any(|event| event["event"] == "state_opened"));
+}
+
+/// Who wrote a journal says what is held.
+#[test]
+fn files_of_another_user_are_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        skipped("only root can make a file of somebody else");
+        return;
+    }
+    for name in ["journal", "lock"] {
+        let mut kept = Kept::start(&[]);
+        let mut owner = resumable(&kept);
+        owner.take("job", "0 600");
+        kept.kill();
+        chown(kept.dir().join(name), Some(NOBODY), None).expect("another owner");
+        let journal = fs::read(kept.journal()).expect("a journal");
+        let said = refused(&kept.dir());
+        assert!(said.contains(&format!("{name} belongs to another user (uid {NOBODY})")), "{said}");
+        assert_eq!(fs::read(kept.journal()).expect("a journal"), journal, "it is left alone");
+        // One of root's is as good as ours: it may be restored from a copy.
+        chown(kept.dir().join(name), Some(0), None).expect("root");
+        assert_eq!(kept.start_again().event("state_opened")["held"], 1);
+    }
+}
+
+/// Whoever may write to the directory above exchanges it for one of theirs, once it was looked at.
+#[test]
+fn one_that_is_exchanged_while_a_server_starts_is_not_used() {
+    if !is_there("strace") {
+        return missing("strace");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("only root can make a directory of somebody else");
+    }
+    // It is looked whether it is there, whether it is a link, and whose it is.
+    for stop_after in 1..=4 {
+        let mut theirs = Kept::start(&[]);
+        let mut owner = resumable(&theirs);
+        owner.take("job", "0 600");
+        theirs.kill();
+        fs::remove_file(theirs.dir().join("lock")).expect("it goes");
+        for place in [theirs.dir(), theirs.journal()] {
+            chown(place, Some(NOBODY), Some(NOBODY)).expect("another owner");
+        }
+        let journal = fs::read(theirs.journal()).expect("a journal");
+        let (ours, log) = (theirs.dir().with_extension("ours"), theirs.dir().with_extension("trace"));
+        fs::DirBuilder::new().mode(0o700).create(&ours).expect("a directory");
+        let (dir, trace) = (ours.to_str().expect("text"), log.to_str().expect("text"));
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-o", trace, "-P", dir, "-e", "trace=stat,lstat,newfstatat,statx", "-e"]);
+        command.arg(format!("inject=stat,lstat,newfstatat,statx:signal=SIGSTOP:when={stop_after}"));
+        command.args([env!("CARGO_BIN_EXE_dflock"), "serve", "--port", "0", "--state-dir", dir]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut server = Running::start(&mut command);
+        let is_stopped = || fs::read_to_string(&log).is_ok_and(|text| text.contains("stopped by SIGSTOP"));
+        wait_for("a server that stands still", || (is_stopped() || !server.is_running()).then_some(()));
+        let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+        nix::fcntl::renameat2(AT_FDCWD, &ours, AT_FDCWD, &theirs.dir(), exchange).expect("they are exchanged");
+        server.signal("CONT");
+        let said = server.finish();
+        assert_eq!(said.code, 125, "after look {stop_after}: {said:?}");
+        assert!(said.err.contains("another user"), "after look {stop_after}: {said:?}");
+        let left: Vec<_> = fs::read_dir(&ours).expect("theirs").map(|entry| entry.expect("one").file_name()).collect();
+        assert_eq!(left, ["journal"], "after look {stop_after}");
+        assert_eq!(fs::read(ours.join("journal")).expect("theirs"), journal, "after look {stop_after}");
+    }
 }

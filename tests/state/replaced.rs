@@ -140,6 +140,25 @@ fn one_whose_lock_alone_is_removed_is_locked_again() {
     holds_all_after_a_restart(&mut kept, &[("before", &before), ("since", &since)]);
 }
 
+/// Whoever makes a directory anew moves into it what was in the old one.
+#[test]
+fn one_whose_files_are_moved_to_another_goes_on() {
+    let mut kept = Kept::start(&[]);
+    let mut owner = resumable(&kept);
+    let before = owner.take("before", "0 600");
+    let anew = kept.dir().with_extension("anew");
+    fs::DirBuilder::new().mode(0o700).create(&anew).expect("another one");
+    for name in ["journal", "lock"] {
+        fs::rename(kept.dir().join(name), anew.join(name)).expect("it is moved");
+    }
+    fs::remove_dir_all(kept.dir()).expect("it goes");
+    fs::rename(&anew, kept.dir()).expect("it takes its place");
+    let since = owner.take("since", "0 600");
+    let said = crate::damage::refused(&kept.dir());
+    assert!(said.contains("another server uses it"), "{said}");
+    holds_all_after_a_restart(&mut kept, &[("before", &before), ("since", &since)]);
+}
+
 /// Nobody may look, and nobody could be told: it must not stay for that.
 #[test]
 fn a_server_that_nobody_uses_leaves_without_one() {

@@ -1,20 +1,28 @@
 //! The directory of a server's state: whose it is, who uses it, and what it is told when it cannot be read.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
+use super::folder::{FileId, Folder, Unfit, id_of};
 use super::frame::{Unreadable, VERSION};
 use super::replay::Damage;
 use crate::error::{Failure, Kind};
+
+const LOCK: &str = "lock";
+const JOURNAL: &str = "journal";
+
+/// Where a new journal is begun, until it takes the place of the other.
+const DRAFT: &str = "journal.new";
 
 /// A directory that no other server uses, for as long as this lives.
 pub(in crate::server) struct Dir {
     path: PathBuf,
     is_remade: bool,
+    folder: Folder,
     lock: OpenFile,
     /// The one that was published last.
     journal: Option<OpenFile>,
@@ -25,19 +33,18 @@ pub(in crate::server) struct Dir {
 /// A file that is kept open, so that no later one has its number.
 struct OpenFile {
     _file: File,
-    /// Device and inode.
-    id: (u64, u64),
+    id: FileId,
 }
 
 impl OpenFile {
     fn new(file: File) -> io::Result<OpenFile> {
-        let about = file.metadata()?;
-        Ok(OpenFile { _file: file, id: (about.dev(), about.ino()) })
+        let id = id_of(&file.metadata()?);
+        Ok(OpenFile { _file: file, id })
     }
 
-    /// Whether this is what is found by that name.
-    fn is_at(&self, path: &Path) -> bool {
-        fs::symlink_metadata(path).is_ok_and(|about| (about.dev(), about.ino()) == self.id)
+    /// Whether this is what has that name there.
+    fn is_in(&self, folder: &Folder, name: &str) -> bool {
+        folder.find(name) == Some(self.id)
     }
 }
 
@@ -59,25 +66,26 @@ impl Dir {
     pub(in crate::server) fn open(path: &Path, is_remade: bool) -> Result<Dir, NotOpened> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|why| cannot(path, "make", &why))?;
-        if let Some((why, hint)) = check(path).map_err(|why| cannot(path, "look at", &why))? {
-            let message = format!("cannot use --state-dir {}: {why}", path.display());
-            return Err(Failure::usage(message).hint(hint).into());
-        }
-        Ok(Dir { path: path.to_owned(), is_remade, lock: take_lock(path)?, journal: None, old_end: None })
+        let folder = Folder::open(path).map_err(|why| cannot(path, "look at", &why))?;
+        let folder = folder.map_err(|Unfit { why, hint }| {
+            Failure::usage(format!("cannot use --state-dir {}: {why}", path.display())).hint(hint)
+        })?;
+        let lock = take_lock(&folder, path)?;
+        Ok(Dir { path: path.to_owned(), is_remade, folder, lock, journal: None, old_end: None })
     }
 
-    /// Whether the directory of this name is the one that was opened, as far as its lock says.
+    /// Whether the directory of this name is the one that was opened, and its lock is ours.
     fn is_there(&self) -> bool {
-        self.lock.is_at(&self.path.join("lock"))
+        self.folder.is_at(&self.path) && self.lock.is_in(&self.folder, LOCK)
     }
 
-    fn has_own_journal(&self) -> bool {
-        self.journal.as_ref().is_some_and(|journal| journal.is_at(&self.journal()))
+    fn has_own_journal(&self, folder: &Folder) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.is_in(folder, JOURNAL))
     }
 
     /// Whether the next server would find what is written: the lock and the journal are where it looks.
     pub(super) fn is_found(&self) -> bool {
-        self.is_there() && self.has_own_journal()
+        self.is_there() && self.has_own_journal(&self.folder)
     }
 
     pub(super) fn is_remade(&self) -> bool {
@@ -90,43 +98,47 @@ impl Dir {
             if self.is_remade {
                 self.remake()?;
             }
-            self.may_come_back()?;
-            self.lock = take_lock(&self.path).map_err(|not_opened| {
-                let (NotOpened::InUse(failure) | NotOpened::Failed(failure)) = not_opened;
-                gone(&failure.message)
-            })?;
+            let folder = self.find_anew()?;
+            // Its files may have come with it, the lock as we have it among them.
+            if !self.lock.is_in(&folder, LOCK) {
+                self.lock = take_lock(&folder, &self.path).map_err(|not_opened| {
+                    let (NotOpened::InUse(failure) | NotOpened::Failed(failure)) = not_opened;
+                    gone(&failure.message)
+                })?;
+            }
+            self.folder = folder;
         }
         Ok(())
     }
 
     /// A directory is used again when it is back, or when there is an empty one, made by somebody who meant to. What
     /// is in any other may be all that is known of somebody's locks.
-    fn may_come_back(&self) -> io::Result<()> {
-        match check(&self.path) {
+    fn find_anew(&self) -> io::Result<Folder> {
+        let folder = match Folder::open(&self.path) {
             Err(_) => return Err(gone("put it back, or make an empty one (mkdir -m 700)")),
-            Ok(Some((why, _))) => return Err(gone(&format!("of what is there now, {why}"))),
-            Ok(None) => {}
-        }
+            Ok(Err(unfit)) => return Err(gone(&format!("of what is there now, {}", unfit.why))),
+            Ok(Ok(folder)) => folder,
+        };
         // With a journal of ours only the lock was removed.
-        if fs::symlink_metadata(self.journal()).is_ok() && !self.has_own_journal() {
+        if folder.find(JOURNAL).is_some() && !self.has_own_journal(&folder) {
             return Err(gone("what is there now has another journal; put the right one back, or empty this one"));
         }
-        Ok(())
+        Ok(folder)
     }
 
     /// Not in what others may have put in the place of the directory above, where they could put another one later.
     fn remake(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
-        match self.path.parent().map(check).transpose()?.flatten() {
-            Some((why, _)) => Err(gone(&format!("of the directory above, {why}"))),
-            None => Ok(()),
+        match self.path.parent().map(Folder::open).transpose()? {
+            Some(Err(unfit)) => Err(gone(&format!("of the directory above, {}", unfit.why))),
+            _ => Ok(()),
         }
     }
 
     /// What is to be said of one that is not found.
     pub(super) fn not_found(&self) -> io::Error {
-        let why = if self.is_there() { Ok(()) } else { self.may_come_back() };
-        why.err().unwrap_or_else(|| gone("what is held is written down anew"))
+        let why = if self.is_there() { None } else { self.find_anew().err() };
+        why.unwrap_or_else(|| gone("what is held is written down anew"))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -134,19 +146,19 @@ impl Dir {
     }
 
     pub(super) fn journal(&self) -> PathBuf {
-        self.path.join("journal")
+        self.path.join(JOURNAL)
     }
 
-    /// Where a new journal is begun, until it takes the place of the other.
-    pub(super) fn draft(&self) -> PathBuf {
-        self.path.join("journal.new")
+    /// An empty file for a new journal.
+    pub(super) fn make_draft(&self) -> io::Result<File> {
+        self.folder.make_file(DRAFT)
     }
 
     /// All of the journal; `None` if there is none yet.
     pub(super) fn read(&self) -> Result<Option<Vec<u8>>, Failure> {
         let read = || -> io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
-            open_plain(OpenOptions::new().read(true), &self.journal())?.read_to_end(&mut bytes)?;
+            self.folder.open_file(JOURNAL, OFlag::O_RDONLY)?.read_to_end(&mut bytes)?;
             Ok(bytes)
         };
         match read() {
@@ -160,7 +172,7 @@ impl Dir {
     pub(super) fn drop_draft(&self) {
         if self.is_there() {
             // There may be none.
-            let _ = fs::remove_file(self.draft());
+            let _ = self.folder.remove(DRAFT);
         }
     }
 
@@ -174,7 +186,7 @@ impl Dir {
 
     /// Gives the room behind the end of the old journal back to the disk.
     pub(super) fn give_back_room(&self) -> io::Result<()> {
-        let journal = open_plain(OpenOptions::new().write(true), &self.journal())?;
+        let journal = self.folder.open_file(JOURNAL, OFlag::O_WRONLY)?;
         if let Some(end) = self.old_end {
             journal.set_len(end)?;
         }
@@ -184,12 +196,12 @@ impl Dir {
     /// Gives the draft, which is in this file, the name of the journal, for good.
     pub(super) fn publish_draft(&mut self, file: File) -> io::Result<()> {
         let draft = OpenFile::new(file)?;
-        if !draft.is_at(&self.draft()) {
+        if !self.is_there() || !draft.is_in(&self.folder, DRAFT) {
             return Err(self.not_found());
         }
-        fs::rename(self.draft(), self.journal())?;
+        self.folder.rename(DRAFT, JOURNAL)?;
         self.journal = Some(draft);
-        File::open(&self.path)?.sync_all()
+        self.folder.sync()
     }
 
     pub(super) fn refuse(&self, damage: Damage) -> Failure {
@@ -220,48 +232,13 @@ impl Dir {
     }
 }
 
-/// What is wrong with it, and what to do. Whoever else may write to it could lead us to any file.
-fn check(path: &Path) -> io::Result<Option<(String, String)>> {
-    let mine = nix::unistd::geteuid().as_raw();
-    let shown = path.display();
-    let other = "give it a directory of its own, that belongs to the user that the server runs as".to_owned();
-    // A link of ours, or of root for us, is a way of saying where it is; with StateDirectory= systemd makes such.
-    let link = fs::symlink_metadata(path)?;
-    if link.is_symlink() && link.uid() != mine && link.uid() != 0 {
-        return Ok(Some((format!("it is a link of another user (uid {})", link.uid()), other)));
-    }
-    let about = fs::metadata(path)?;
-    let mode = about.permissions().mode();
-    Ok(if !about.is_dir() {
-        Some(("it is not a directory".to_owned(), other))
-    } else if about.uid() != mine {
-        Some((format!("it belongs to another user (uid {})", about.uid()), other))
-    } else if mode & 0o077 != 0 {
-        Some(("others may look into it, and tokens are kept there".to_owned(), format!("chmod 700 {shown}")))
-    } else {
-        None
-    })
-}
-
-/// Opens a file of ours, not through a link, and nothing that is no file.
-pub(super) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    // Opening a pipe would wait for whoever is at its other end.
-    let file = options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(ErrorKind::InvalidInput, format!("{} is not a file", path.display())))
-    }
-}
-
 fn gone(why: &str) -> io::Error {
     io::Error::other(format!("the directory or its journal was removed or replaced: {why}"))
 }
 
 /// Locks a directory for this server alone.
-fn take_lock(path: &Path) -> Result<OpenFile, NotOpened> {
-    let file = path.join("lock");
-    let opened = open_plain(OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600), &file);
+fn take_lock(folder: &Folder, path: &Path) -> Result<OpenFile, NotOpened> {
+    let opened = folder.open_file(LOCK, OFlag::O_RDWR | OFlag::O_CREAT);
     let mut lock = opened.map_err(|why| cannot(path, "write to", &why))?;
     match lock.try_lock() {
         Ok(()) => {}

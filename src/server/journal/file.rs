@@ -1,11 +1,9 @@
 //! One journal file being written: room made ahead, frames put at its end, and what is on disk for sure.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
-use super::dir::open_plain;
 use super::downtime::Times;
 use super::frame::{Frame, Header};
 
@@ -44,17 +42,11 @@ struct Tail {
 }
 
 impl Pen {
-    /// A new file, whatever was there.
-    pub(super) fn create(path: &Path, header: Header) -> io::Result<Pen> {
-        // Not into what is there: it may be a link, or another name of some file.
-        match std::fs::remove_file(path) {
-            Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
-            _ => {}
-        }
-        let file = open_plain(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600), path)?;
+    /// Into an empty file.
+    pub(super) fn new(file: File, header: Header) -> Pen {
         let mut pending = Vec::new();
         header.write(&mut pending);
-        Ok(Pen { file, header, pending, end: 0, room: 0, synced: 0, tails: Default::default() })
+        Pen { file, header, pending, end: 0, room: 0, synced: 0, tails: Default::default() }
     }
 
     /// Puts whole records in a frame behind the others.

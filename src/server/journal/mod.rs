@@ -19,6 +19,7 @@
 pub(super) mod dir;
 pub mod downtime;
 mod file;
+mod folder;
 pub mod frame;
 pub mod kept;
 mod line;

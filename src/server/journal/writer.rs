@@ -263,7 +263,7 @@ impl Writer {
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let header = Header { nonce: u64::from_ne_bytes(nonce), boot: self.boot };
-        let mut pen = Pen::create(&self.dir.draft(), header)?;
+        let mut pen = Pen::new(self.dir.make_draft()?, header);
         let mut records = Vec::new();
         let cursor = self.kept.begin_snapshot(&mut records);
         pen.put(times(), &records);
