@@ -83,9 +83,9 @@ pub struct Serve {
     /// How much memory may be in use, such as 512M or 2G; 0 for any amount [default: half of what there is]
     ///
     /// With half of it in use requests are read and answered a little at a time. With three quarters nobody new is given a
-    /// lock or a place in a queue (error_max_locks), and those who do not read their answers are cut off. When it may not be
-    /// enough for one more, no connection is accepted (error_max_connections). Those who hold a lock renew and release
-    /// as ever. The system needs some more for each connection, which --max-connections bounds.
+    /// lock or a place in a queue (error_max_locks), and those who do not read their answers are cut off. When fifteen
+    /// sixteenths may not be enough for one more, nobody new is let in (error_max_connections). Those who hold a lock renew,
+    /// release and come back as ever. The system needs some more for each connection, which --max-connections bounds.
     #[arg(long, value_name = "SIZE", env = "DFLOCKD_MAX_MEMORY", value_parser = parse_size)]
     max_memory: Option<u64>,
 

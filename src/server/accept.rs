@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use tokio::sync::oneshot;
 
+use super::admit::{Admission, NO_DESCRIPTORS};
 use super::log_limit::LogLimit;
 use super::session::{self, Arrival};
 use super::{Context, Event};
@@ -20,28 +22,23 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 /// Runs until dropped.
 pub(super) async fn accept_from(listener: Listener, context: Arc<Context>) {
     let mut spare = open_spare();
-    let (refusals, failures) = (LogLimit::default(), LogLimit::default());
-    let count_refusal = |why| refusals.tell(&context.report, move |count| Event::ConnectionsRefused { why, count });
+    let failures = LogLimit::default();
     loop {
         match listener.accept().await {
-            Ok(accepted) if !has_room(&context) => {
-                turn_away(accepted);
-                count_refusal("--max-memory");
+            Ok(accepted) => {
+                let have_tls = context.credentials.get().tls.is_some();
+                let has_memory = |there, is_extra| context.memory.has_room_for_connections(there, have_tls, is_extra);
+                match context.gate.admit(accepted.origin(), has_memory) {
+                    Ok((admission, None)) => drop(tokio::spawn(let_in(accepted, admission, context.clone()))),
+                    Ok((admission, Some(gives_way))) => {
+                        drop(tokio::spawn(let_in_for_now(accepted, admission, gives_way, context.clone())));
+                    }
+                    Err(why) => {
+                        turn_away(accepted);
+                        context.count_refusal(why);
+                    }
+                }
             }
-            Ok(accepted) => match context.gate.admit(accepted.origin()) {
-                Ok(admission) => {
-                    let peer = accepted.peer();
-                    let arrival = match accepted {
-                        Accepted::Tcp(stream, _) => Arrival::Tcp(stream),
-                        Accepted::Unix(stream) => Arrival::Unix(stream),
-                    };
-                    tokio::spawn(session::serve(arrival, peer, admission, context.clone()));
-                }
-                Err(why) => {
-                    turn_away(accepted);
-                    count_refusal(why);
-                }
-            },
             Err(error) if is_out_of_descriptors(&error) => {
                 // With the spare one given up there is room to accept one connection and to say no to it.
                 drop(spare.take());
@@ -49,7 +46,7 @@ pub(super) async fn accept_from(listener: Listener, context: Arc<Context>) {
                     turn_away(accepted);
                 }
                 spare = open_spare();
-                count_refusal("no descriptors left: raise the limit (ulimit -n)");
+                context.count_refusal(NO_DESCRIPTORS);
                 if spare.is_none() {
                     tokio::time::sleep(BACK_OFF).await;
                 }
@@ -64,9 +61,34 @@ pub(super) async fn accept_from(listener: Listener, context: Arc<Context>) {
     }
 }
 
-fn has_room(context: &Context) -> bool {
-    let have_tls = context.credentials.get().tls.is_some();
-    context.memory.has_room_for_connections(context.gate.connections(), have_tls)
+fn let_in(accepted: Accepted, admission: Admission, context: Arc<Context>) -> impl Future<Output = ()> {
+    let peer = accepted.peer();
+    let arrival = match accepted {
+        Accepted::Tcp(stream, _) => Arrival::Tcp(stream),
+        Accepted::Unix(stream) => Arrival::Unix(stream),
+    };
+    session::serve(arrival, peer, admission, context)
+}
+
+/// Until it has to give way. Who has none of our locks by then is not waited for, and loses nothing.
+async fn let_in_for_now(
+    accepted: Accepted,
+    admission: Admission,
+    gives_way: oneshot::Receiver<()>,
+    context: Arc<Context>,
+) {
+    let why = admission.why_extra();
+    let session = let_in(accepted, admission, context.clone());
+    let gives_way = async {
+        // Otherwise it stays.
+        if gives_way.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = session => {}
+        () = gives_way => if let Some(why) = why { context.count_refusal(why) },
+    }
 }
 
 fn turn_away(accepted: Accepted) {

@@ -20,6 +20,9 @@ const MOST_WITH_TLS: usize = MOST_WHEN_TIGHT + 18 * 1024;
 const HANDSHAKE: usize = 80 * 1024;
 const FEWEST_HANDSHAKES: usize = 16;
 
+/// The part of memory that is kept for those who come back.
+const FOR_EXTRAS: usize = 16;
+
 pub(super) struct Memory {
     /// Bytes; `None` for any number.
     most: Option<usize>,
@@ -45,10 +48,18 @@ impl Memory {
         self.most.is_none_or(|most| sys::allocated() < most / 4 * 3)
     }
 
-    /// Whether there is room for one connection more, whatever those that are there do with what is tight.
-    pub(super) fn has_room_for_connections(&self, there: usize, have_tls: bool) -> bool {
+    /// Whether there is room for one connection more, whatever those that are there do with what is tight. The last
+    /// sixteenth is for those on extra places.
+    pub(super) fn has_room_for_connections(&self, there: usize, have_tls: bool, is_extra: bool) -> bool {
         let each = if have_tls { MOST_WITH_TLS } else { MOST_WHEN_TIGHT };
-        self.most.is_none_or(|most| sys::allocated().saturating_add((there + 1).saturating_mul(each)) < most)
+        let kept = |most| if is_extra { 0 } else { most / FOR_EXTRAS };
+        self.most
+            .is_none_or(|most| sys::allocated().saturating_add((there + 1).saturating_mul(each)) < most - kept(most))
+    }
+
+    /// How many extra places there may be: all of them may be in a TLS handshake, and wait for nobody else's.
+    pub(super) fn most_extras(&self) -> usize {
+        self.most.map_or(usize::MAX, |most| most / FOR_EXTRAS / HANDSHAKE)
     }
 
     /// Waits until there is room for one TLS handshake more.

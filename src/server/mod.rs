@@ -21,6 +21,7 @@ pub mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{Notify, mpsc};
 
 use admit::{Doors, Gate};
@@ -93,6 +94,7 @@ struct Context {
     credentials: CredentialsInForce,
     guesses: Guesses,
     memory: Memory,
+    refusals: LogLimit,
     out_of_memory: LogLimit,
     wrong_secrets: LogLimit,
     failed_handshakes: LogLimit,
@@ -128,14 +130,22 @@ impl Server {
             };
             listeners.extend(bound.map_err(|why| cannot_listen(host, options.port, &why))?);
         }
-        let doors = Doors { connections: options.max_connections, connections_per_ip: options.max_connections_per_ip };
+        let memory = Memory::new(options.max_memory);
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+        let doors = Doors::new(
+            options.max_connections,
+            options.max_connections_per_ip,
+            usize::try_from(descriptors).unwrap_or(usize::MAX),
+            memory.most_extras(),
+        );
         let context = Context {
             shared: Shared::new(table, journal, earlier),
             gate: Gate::new(doors),
             report,
             credentials: CredentialsInForce::new(options.credentials),
             guesses: Guesses::default(),
-            memory: Memory::new(options.max_memory),
+            memory,
+            refusals: LogLimit::default(),
             out_of_memory: LogLimit::default(),
             wrong_secrets: LogLimit::default(),
             failed_handshakes: LogLimit::default(),
@@ -208,6 +218,10 @@ impl Server {
 }
 
 impl Context {
+    fn count_refusal(&self, why: &'static str) {
+        self.refusals.tell(&self.report, move |count| Event::ConnectionsRefused { why, count });
+    }
+
     async fn drain(&self, timeout: Duration, mut stops: mpsc::Receiver<()>) {
         let load = self.shared.drain();
         let connections = self.gate.connections();

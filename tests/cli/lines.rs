@@ -91,7 +91,7 @@ pub fn tcp(address: &str) -> TcpStream {
 
 /// A connection that comes from another address than 127.0.0.1; `None` where there is no such address.
 pub fn tcp_from(local: [u8; 4], address: &str) -> Option<Lines<TcpStream>> {
-    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).expect("a socket");
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
     let [a, b, c, d] = local;
     bind(fd.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).ok()?;
     let to: SocketAddrV4 = address.parse().expect("an address");

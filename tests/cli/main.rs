@@ -36,6 +36,7 @@ mod renew;
 mod scripts;
 mod serve_auth;
 mod serve_connections;
+mod serve_extras;
 mod serve_flags;
 mod serve_frozen;
 mod serve_handover;

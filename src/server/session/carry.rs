@@ -154,7 +154,7 @@ impl Session {
                     Some(farewell) => return Poll::Ready(Err(farewell)),
                     None => {
                         let now = clock::server_now();
-                        let end = self.progress_at + self.seat.context.read_timeout;
+                        let end = self.progress_at + self.read_timeout();
                         let next = tokio::time::Instant::now() + end.since(now).max(Duration::from_millis(1));
                         self.watchdog.as_mut().reset(next);
                     }
@@ -171,7 +171,7 @@ impl Session {
     /// bounds it.
     fn overdue(&mut self) -> Option<Farewell> {
         let now = clock::server_now();
-        if now.since(self.progress_at) < self.seat.context.read_timeout {
+        if now.since(self.progress_at) < self.read_timeout() {
             return None;
         }
         let conn = self.seat.conn;

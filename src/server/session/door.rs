@@ -26,7 +26,13 @@ const HANDSHAKE_TURN: Duration = Duration::from_millis(500);
 pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 
 /// A TLS handshake, bounded in time. A client that does not speak TLS is told so in plain text.
-pub(super) async fn secure(stream: TcpStream, tls: Arc<ServerConfig>, peer: &str, context: &Context) -> Option<Stream> {
+pub(super) async fn secure(
+    stream: TcpStream,
+    tls: Arc<ServerConfig>,
+    peer: &str,
+    is_extra: bool,
+    context: &Context,
+) -> Option<Stream> {
     let acceptor = TlsAcceptor::from(tls);
     let shake = async {
         let mut first = [0];
@@ -39,8 +45,8 @@ pub(super) async fn secure(stream: TcpStream, tls: Arc<ServerConfig>, peer: &str
             linger(Stream::Tcp(stream), &line).await;
             return Err(io::Error::other("the client does not speak TLS"));
         }
-        // It takes much memory, so there are only so many at once.
-        let _room = context.memory.handshake().await;
+        // It takes much memory, so there are only so many at once, besides those for which it is kept.
+        let _room = if is_extra { None } else { context.memory.handshake().await };
         let mut shake = pin!(acceptor.accept(stream));
         loop {
             match timeout(HANDSHAKE_TURN, &mut shake).await {

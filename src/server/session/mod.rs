@@ -29,6 +29,9 @@ use seat::Seat;
 /// How long a wrong secret is made to wait.
 const AUTH_DELAY: Duration = Duration::from_millis(100);
 
+/// The read timeout of whoever has no place but an extra one.
+const EXTRA_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Bytes of a request that has not come in whole, besides a secret.
 const UNFINISHED: usize = 1024;
 
@@ -47,10 +50,13 @@ pub(super) async fn serve(arrival: Arrival, peer: String, admission: Admission, 
         (Arrival::Unix(stream), _) => Stream::Unix(stream),
         (Arrival::Tcp(stream), None) => Stream::Tcp(stream),
         // In a box, as every large state that few connections come to: each waiting one has room for it else.
-        (Arrival::Tcp(stream), Some(tls)) => match Box::pin(secure(stream, tls.clone(), &peer, &context)).await {
-            Some(stream) => stream,
-            None => return,
-        },
+        (Arrival::Tcp(stream), Some(tls)) => {
+            let is_extra = admission.why_extra().is_some();
+            match Box::pin(secure(stream, tls.clone(), &peer, is_extra, &context)).await {
+                Some(stream) => stream,
+                None => return,
+            }
+        }
     };
     let secret_needed = credentials.has_secret();
     drop(credentials);
@@ -63,7 +69,7 @@ pub(super) async fn serve(arrival: Arrival, peer: String, admission: Admission, 
         promise: None,
         unsent: Vec::new(),
         authenticated: !secret_needed,
-        watchdog: Box::pin(sleep(context.read_timeout)),
+        watchdog: Box::pin(sleep(if admission.why_extra().is_some() { EXTRA_TIMEOUT } else { context.read_timeout })),
         watched: false,
         progress_at: clock::server_now(),
         progress_lines: 0,
@@ -126,6 +132,12 @@ enum Next {
     Prove(Vec<u8>, Duration),
     Report,
     Part(Farewell),
+}
+
+/// What may be asked on an extra place: it takes nothing that its client does not have already.
+fn is_for_what_is_there(request: &Request<'_>) -> bool {
+    use Request::{Auth, Info, Release, Renew, Resume};
+    matches!(request, Auth { .. } | Info { .. } | Resume { .. } | Renew { .. } | Release { .. })
 }
 
 impl Session {
@@ -234,7 +246,18 @@ impl Session {
     }
 
     fn last_word(&self) -> Refusal<'static> {
-        if self.authenticated { Refusal::Unsaid } else { Refusal::Auth }
+        if self.admission.why_extra().is_some() {
+            Refusal::MaxConnections
+        } else if self.authenticated {
+            Refusal::Unsaid
+        } else {
+            Refusal::Auth
+        }
+    }
+
+    fn read_timeout(&self) -> Duration {
+        let usual = self.seat.context.read_timeout;
+        if self.admission.why_extra().is_some() { usual.min(EXTRA_TIMEOUT) } else { usual }
     }
 
     /// `None` for what is no request.
@@ -247,6 +270,9 @@ impl Session {
             return Next::Part(Farewell::Silent);
         }
         let context = &*self.seat.context;
+        if self.admission.why_extra().is_some() && !is_for_what_is_there(&request) {
+            return Next::Part(Farewell::With(Refusal::MaxConnections));
+        }
         let (shared, conn) = (&context.shared, self.seat.conn);
         if matches!(request, Request::Acquire { .. } | Request::Enqueue { .. }) && !context.memory.has_room_for_claims()
         {
@@ -303,6 +329,10 @@ impl Session {
                 let (resumed, promise) =
                     shared.with(|table, turn| table.resume(turn, conn, key, space, proof, lease_s));
                 self.note(promise);
+                // Who had to give way in this moment comes back once more.
+                if resumed.is_ok() && !self.admission.stays() {
+                    return Next::Part(Farewell::Silent);
+                }
                 match resumed {
                     Err(no) => self.say_no(no),
                     Ok(Resumed::Held { lease_s }) => self.say(Answer::Left { seconds: lease_s }),
@@ -374,7 +404,10 @@ impl Session {
 
     /// Lets go of everything, then says the last word.
     async fn leave(self, farewell: Farewell) {
-        let Session { stream, mut out, promise, seat, admission: _counted, .. } = self;
+        let Session { stream, mut out, promise, seat, admission, .. } = self;
+        if let (Some(why), Farewell::With(Refusal::MaxConnections)) = (admission.why_extra(), &farewell) {
+            seat.context.count_refusal(why);
+        }
         // The connection still counts for the limits, but no lock waits for the good-bye.
         seat.leave().await;
         if let Some(promise) = promise
