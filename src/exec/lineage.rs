@@ -98,15 +98,15 @@ pub(super) fn adopted(kin: &Kin) -> Vec<i32> {
     children
 }
 
-/// Whether it has less than half of what this process has.
+/// Whether it has less than half of what this process has; or we cannot know.
 fn has_shed_environment(pid: i32) -> bool {
-    let Some(theirs) = procfs::environment(pid) else { return false };
+    let Some(theirs) = procfs::environment(pid) else { return true };
     let theirs: HashSet<&[u8]> = theirs.split(|byte| *byte == 0).collect();
     let ours: Vec<Vec<u8>> = std::env::vars_os()
         .map(|(name, value)| [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat())
         .collect();
     let kept = ours.iter().filter(|variable| theirs.contains(variable.as_slice())).count();
-    kept * 2 < ours.len()
+    ours.is_empty() || kept * 2 < ours.len()
 }
 
 fn is_there(one: &Identity) -> bool {

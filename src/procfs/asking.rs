@@ -92,6 +92,7 @@ pub fn ask(whom: impl IntoIterator<Item = Identity>, question: &Question, until:
                 let answers = to_ask.into_iter().filter_map(|identity| Some((identity, question(identity.pid)?)));
                 state.said = answers.collect();
             }
+            is_cut_short = !state.to_ask.is_empty();
             break;
         }
         state = DESK.all_asked.wait_timeout(state, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
