@@ -1,8 +1,11 @@
 //! Places beyond all limits, for those who hold a lock and come back while a flood has all others.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::certificates::{Authority, VERSIONS, shake_hands};
 use crate::house::clean::House;
@@ -12,6 +15,9 @@ use crate::lines::{Lines, tcp, tcp_from};
 use crate::start::{private_file, raise_descriptor_limit, with_descriptors};
 
 const TURNED_AWAY: &str = "error_max_connections";
+
+/// A crowd that says nothing is not cut off for it while a test lasts.
+const PATIENT: [&str; 2] = ["--read-timeout", "300"];
 
 /// Asks for a lock as somebody new, and goes away again.
 fn newcomer(server: &Server) -> Option<String> {
@@ -30,25 +36,43 @@ fn fill(server: &Server, crowd: &mut Vec<TcpStream>, is_turned_away: impl Fn() -
     crowd.extend((0..100).map(|_| tcp(&server.address)));
 }
 
-/// A command under a lock, whose connection is cut once. A crowd that says nothing takes all places, this one too.
-fn comes_back(server: &Server, flags: &[&str], is_turned_away: impl Fn() -> bool) {
+/// The connection that a lock belongs to; 0 while it is kept for one that broke.
+fn owner<S: Read + Write>(look: &mut Lines<S>) -> u64 {
+    let answer = look.ask("stats", "_", "_");
+    let stats: Value = serde_json::from_str(answer.strip_prefix("ok ").expect("stats")).expect("JSON");
+    let locks = stats["locks"].as_array().expect("locks");
+    let lock = locks.iter().find(|lock| lock["key"] == "k").expect("nobody has lost it");
+    lock["owner_conn_id"].as_u64().expect("a number")
+}
+
+/// A command under a lock, whose connection is cut once. A crowd that says nothing takes all places, this one too. `look`
+/// is there from the beginning.
+fn comes_back<S: Read + Write>(
+    server: &Server,
+    flags: &[&str],
+    look: &mut Lines<S>,
+    is_turned_away: impl Fn() -> bool,
+) {
     let proxy = Proxy::to(&server.address);
     let house = House::at(&proxy.address);
+    look.take("look", "0 600");
     let job = ["k", "-c", "echo > begun; until [ -e end ]; do sleep 0.05; done"];
     let running = house.start(&[&["exec", "-l", "60"], flags, &job].concat());
     house.wait_for_file("begun");
     let mut crowd = Vec::new();
     fill(server, &mut crowd, &is_turned_away);
-    let passed = proxy.passed();
     proxy.refuse(true);
     proxy.cut();
-    // The server needs a moment to see it.
-    observe(Duration::from_millis(300), || fill(server, &mut crowd, &is_turned_away));
-    assert_eq!(proxy.passed(), passed);
+    wait_for("the server to see it", || (owner(look) == 0).then_some(()));
+    fill(server, &mut crowd, &is_turned_away);
     proxy.refuse(false);
-    wait_for("another try", || (proxy.passed() > passed).then_some(()));
+    wait_for("the holder to come back", || (owner(look) != 0).then_some(()));
     // Who is back is not pushed out any more.
-    observe(Duration::from_secs(1), || fill(server, &mut crowd, &is_turned_away));
+    let back = owner(look);
+    observe(Duration::from_secs(1), || {
+        fill(server, &mut crowd, &is_turned_away);
+        assert_eq!(owner(look), back);
+    });
     std::fs::write(house.path("end"), "").expect("the file can be written");
     running.finish().code(0);
 }
@@ -56,13 +80,15 @@ fn comes_back(server: &Server, flags: &[&str], is_turned_away: impl Fn() -> bool
 #[test]
 fn a_holder_comes_back_though_a_crowd_has_all_places() {
     raise_descriptor_limit();
-    let by_number = Server::start(&["--max-connections", "64", "--max-connections-per-ip", "0"]);
-    let by_address = Server::start(&["--max-connections", "200", "--max-connections-per-ip", "100"]);
-    let by_descriptors = with_descriptors(256, &["--max-connections-per-ip", "0"]);
-    let by_memory = Server::start(&["--max-memory", "8M", "--max-connections-per-ip", "0"]);
+    let [flag, long] = PATIENT;
+    let by_number = Server::start(&["--max-connections", "64", "--max-connections-per-ip", "0", flag, long]);
+    let by_address = Server::start(&["--max-connections", "200", "--max-connections-per-ip", "100", flag, long]);
+    let by_descriptors = with_descriptors(256, &["--max-connections-per-ip", "0", flag, long]);
+    let by_memory = Server::start(&["--max-memory", "8M", "--max-connections-per-ip", "0", flag, long]);
     let limits = ["--max-connections", "--max-connections-per-ip", "ulimit -n", "--max-memory"];
     for (mut server, limit) in [by_number, by_address, by_descriptors, by_memory].into_iter().zip(limits) {
-        comes_back(&server, &[], || newcomer(&server).as_deref() == Some(TURNED_AWAY));
+        let mut look = Lines::new(tcp(&server.address));
+        comes_back(&server, &[], &mut look, || newcomer(&server).as_deref() == Some(TURNED_AWAY));
         let why = &server.event("connections_refused")["why"];
         assert!(why.as_str().is_some_and(|why| why.contains(limit)), "{why} for {limit}");
     }
@@ -77,10 +103,12 @@ fn a_holder_comes_back_with_tls_and_a_secret() {
     let secret = private_file(home.path(), "secret", "s3cret");
     let ca = authority.write(home.path(), "ca.crt");
     let args = ["--max-connections", "64", "--max-connections-per-ip", "0", "--tls-cert", &cert, "--tls-key", &key];
-    let server = Server::start(&[&args[..], &["--auth-token-file", &secret]].concat());
+    let server = Server::start(&[&args[..], &["--auth-token-file", &secret], &PATIENT].concat());
     let trust = authority.client(VERSIONS[1], None);
     let flags = ["--tls", "--tls-ca", &ca, "--tls-name", "localhost", "--auth-token-file", &secret];
-    comes_back(&server, &flags, || {
+    let mut look = shake_hands(&server.address, &trust).expect("a handshake");
+    assert_eq!(look.ask("auth", "_", "s3cret"), "ok");
+    comes_back(&server, &flags, &mut look, || {
         let Ok(mut client) = shake_hands(&server.address, &trust) else { return true };
         client.send_if_it_goes(b"auth\n_\ns3cret\nl\nother\n0\n");
         // One by one, as clients of other languages hear them.
@@ -103,10 +131,12 @@ fn a_holder_comes_back_though_others_connect_all_the_time() {
     let mut holder = server.connect();
     assert!(holder.ask("info", "_", "resume 60").starts_with("ok "));
     let token = holder.take("job", "0 600");
-    let is_over = AtomicBool::new(false);
+    drop(holder);
+    let mut idle = Vec::new();
+    fill(&server, &mut idle, || newcomer(&server).as_deref() == Some(TURNED_AWAY));
+    let (is_over, came) = (AtomicBool::new(false), AtomicUsize::new(0));
     let one = || tcp_from([127, 0, 0, 2], &server.address).expect("an address");
     let mut crowd: Vec<_> = (0..200).map(|_| one()).collect();
-    drop(holder);
     std::thread::scope(|scope| {
         let flood = scope.spawn(|| {
             for at in (0..200).cycle().take(200_000) {
@@ -114,14 +144,17 @@ fn a_holder_comes_back_though_others_connect_all_the_time() {
                     break;
                 }
                 crowd[at] = one();
+                came.fetch_add(1, Ordering::SeqCst);
             }
         });
+        wait_for("the flood", || (came.load(Ordering::SeqCst) > 200).then_some(()));
         // Piece by piece, as from far away.
         let mut back = tcp(&server.address);
         let request = format!("info\n_\nresume 60\nresume\njob\n{token} 600\n");
         for piece in request.as_bytes().chunks(20) {
             observe(Duration::from_millis(50), || {});
-            let _ = std::io::Write::write_all(&mut back, piece);
+            // One that was pushed out is told by what it hears.
+            let _ = back.write_all(piece);
         }
         let mut back = Lines::new(back);
         let heard = [back.try_line(), back.try_line()];
