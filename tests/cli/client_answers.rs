@@ -63,12 +63,13 @@ fn a_server_that_says_too_much_takes_no_memory() {
     let long = flood("ok {\"server\":\"", "xxxxxxxxxxxxxxxx");
     let said = in_little_memory(&Desk::at(&long.address), &["exec", "k", "true"]);
     assert!(said.code == Some(76) && said.err.contains("more than 4096 bytes"), "{said:?}");
-    // A key without an end, and rows without an end.
+    // A key without an end, a list in a row that is many times as large when it is read, and rows without an end.
     let key = flood("ok {\"locks\":[{\"key\":\"", "xxxxxxxxxxxxxxxx");
+    let list = flood("ok {\"locks\":[{\"key\":\"k\",\"claims\":[", "{},");
     let rows =
         flood("ok {\"locks\":[", "{\"key\":\"k\",\"owner_conn_id\":1,\"lease_expires_in_s\":5.5,\"waiters\":0},");
-    for fake in [&key, &rows] {
+    for (fake, what) in [(&key, "a row of more than 16 KiB"), (&list, "a row of more"), (&rows, "MiB of rows")] {
         let said = in_little_memory(&Desk::at(&fake.address), &["status", "k"]);
-        assert!(said.code == Some(76) && said.err.contains("MiB of rows"), "{said:?}");
+        assert!(said.code == Some(76) && said.err.contains(what), "{said:?}");
     }
 }
