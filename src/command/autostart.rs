@@ -27,10 +27,10 @@ use crate::holder::start::this_program;
 use crate::holder::{Site, places};
 use crate::output;
 use crate::settings::Settings;
+use crate::settings::servers::DEFAULT_PORT;
 use crate::sys::{self, Fork};
 
-const PORT: u16 = 6388;
-const HERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), PORT);
+const HERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
 
 /// How long a server that was started stays when it is not used.
 const IDLE_EXIT: &str = "60s";
@@ -76,7 +76,7 @@ pub(crate) fn name_stranger(settings: &Settings, mut failure: Failure) -> Failur
     let is_strange = matches!(failure.kind, Kind::Refused | Kind::Unreachable);
     if settings.servers_are_default
         && is_strange
-        && let Some(stranger) = listener(PORT).filter(|stranger| !stranger.contains("dflock"))
+        && let Some(stranger) = listener(DEFAULT_PORT).filter(|stranger| !stranger.contains("dflock"))
     {
         failure.message = format!("{} (process {stranger} listens there)", failure.message);
         failure.hint = Some("name a lock server with --servers or DFLOCK_SERVERS, or free the port".to_owned());
@@ -127,7 +127,7 @@ fn cannot(why: &dyn std::fmt::Display) -> Failure {
 fn spawn() -> std::io::Result<(Child, ChildStderr)> {
     let mut command = Command::new(this_program()?);
     command.arg0("dflock").args(["serve", "--detach", "--log-format", "json", "--idle-exit", IDLE_EXIT]);
-    command.args(["--host", "127.0.0.1", "--port", &PORT.to_string(), "--fsync", "never"]);
+    command.args(["--host", "127.0.0.1", "--port", &DEFAULT_PORT.to_string(), "--fsync", "never"]);
     // It outlives us, so nothing of ours is meant for it, secrets least of all; but for where its state belongs.
     command.env_clear();
     for name in ["HOME", places::VARIABLE] {
@@ -265,7 +265,7 @@ pub(crate) fn take_turn() -> Result<Option<Turn>, Failure> {
         tell(NOT_NEEDED);
         return Ok(None);
     }
-    let state_dir = dir.join(format!("server-{PORT}{}", network()));
+    let state_dir = dir.join(format!("server-{DEFAULT_PORT}{}", network()));
     Ok(Some(Turn { state_dir, _lock: lock }))
 }
 

@@ -20,13 +20,14 @@ use crate::output::log;
 use crate::server::table::Limits;
 use crate::server::{Event, Level, Options, Report, Server, journal};
 use crate::settings::duration;
+use crate::settings::is_of_a_service;
+use crate::settings::servers::DEFAULT_PORT;
 use crate::sys;
 
 /// More threads than this only get into each other's way at the table.
 const MAX_THREADS: usize = 8;
 
-const PORT: &str = "DFLOCKD_PORT";
-const DEFAULT_PORT: u16 = 6388;
+const PORT_VARIABLE: &str = "DFLOCKD_PORT";
 
 /// Run a lock server
 ///
@@ -46,7 +47,7 @@ pub struct Serve {
     host: Vec<String>,
 
     /// Port to listen on; 0 takes a free one
-    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT, env = PORT, value_parser = parse_port)]
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT, env = PORT_VARIABLE, value_parser = parse_port)]
     port: u16,
 
     /// Who may connect to a socket file, in octal as for chmod; 660 if only --socket-group is named, else as the umask says
@@ -358,16 +359,13 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Kubernetes tells every pod of a service `dflockd` by `DFLOCKD_PORT=tcp://10.0.0.1:6388`, which is no wish of anybody's.
+/// What Kubernetes says of a service `dflockd` is no wish of anybody's.
 fn parse_port(text: &str) -> Result<u16, String> {
-    if is_of_kubernetes(text) && std::env::var(PORT).is_ok_and(|value| value == text) {
+    let is_told = std::env::var(PORT_VARIABLE).is_ok_and(|value| value == text);
+    if is_told && is_of_a_service(PORT_VARIABLE, text) {
         return Ok(DEFAULT_PORT);
     }
     text.parse().map_err(|_| "a port is a number from 0 to 65535".to_owned())
-}
-
-fn is_of_kubernetes(port: &str) -> bool {
-    ["tcp://", "udp://", "sctp://"].iter().any(|scheme| port.starts_with(scheme))
 }
 
 /// As the original reads them in its environment.

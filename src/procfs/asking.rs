@@ -37,15 +37,15 @@ pub struct Answers {
 }
 
 #[derive(Default)]
-struct Desk {
-    state: Mutex<State>,
+struct Asking {
+    round: Mutex<Round>,
     questions_came: Condvar,
     all_asked: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    round: u64,
+struct Round {
+    number: u64,
     question: Option<Question>,
     to_ask: Vec<Identity>,
     said: HashMap<Identity, Vec<u8>>,
@@ -56,7 +56,7 @@ struct State {
     silent: HashSet<Identity>,
 }
 
-static DESK: LazyLock<Desk> = LazyLock::new(Desk::default);
+static ASKING: LazyLock<Asking> = LazyLock::new(Asking::default);
 static COME_FIRST: AtomicBool = AtomicBool::new(false);
 
 /// Threads that ask run before others as soon as they want to, as this one does.
@@ -66,48 +66,48 @@ pub fn come_first() {
 
 /// Asks all of these, but for those who have not answered before. Where there can be no thread we ask ourselves.
 pub fn ask(whom: impl IntoIterator<Item = Identity>, question: &Question, until: Moment) -> Answers {
-    let mut state = DESK.lock();
-    let to_ask: Vec<Identity> = whom.into_iter().filter(|identity| !state.silent.contains(identity)).collect();
+    let mut round = ASKING.lock();
+    let to_ask: Vec<Identity> = whom.into_iter().filter(|identity| !round.silent.contains(identity)).collect();
     if to_ask.is_empty() {
         return Answers::default();
     }
-    state.round += 1;
-    (state.question, state.to_ask, state.said) = (Some(question.clone()), to_ask, HashMap::new());
-    DESK.questions_came.notify_all();
+    round.number += 1;
+    (round.question, round.to_ask, round.said) = (Some(question.clone()), to_ask, HashMap::new());
+    ASKING.questions_came.notify_all();
     let mut is_cut_short = false;
     loop {
-        state.give_up_on_the_silent();
-        let is_busy = state.at.values().any(|(identity, _)| !state.silent.contains(identity));
-        if state.to_ask.is_empty() && !is_busy {
+        round.give_up_on_the_silent();
+        let is_busy = round.at.values().any(|(identity, _)| !round.silent.contains(identity));
+        if round.to_ask.is_empty() && !is_busy {
             break;
         }
         if clock::now() >= until {
             is_cut_short = true;
             break;
         }
-        let has_free_helper = state.helpers > state.stuck();
-        if !has_free_helper && !state.start_helper() {
-            if state.helpers == 0 {
-                let to_ask = std::mem::take(&mut state.to_ask);
+        let has_free_helper = round.helpers > round.stuck();
+        if !has_free_helper && !round.start_helper() {
+            if round.helpers == 0 {
+                let to_ask = std::mem::take(&mut round.to_ask);
                 let answers = to_ask.into_iter().filter_map(|identity| Some((identity, question(identity.pid)?)));
-                state.said = answers.collect();
+                round.said = answers.collect();
             }
-            is_cut_short = !state.to_ask.is_empty();
+            is_cut_short = !round.to_ask.is_empty();
             break;
         }
-        state = DESK.all_asked.wait_timeout(state, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
+        round = ASKING.all_asked.wait_timeout(round, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
     }
-    (state.question, state.to_ask) = (None, Vec::new());
-    Answers { said: std::mem::take(&mut state.said), is_cut_short }
+    (round.question, round.to_ask) = (None, Vec::new());
+    Answers { said: std::mem::take(&mut round.said), is_cut_short }
 }
 
-impl Desk {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Asking {
+    fn lock(&self) -> MutexGuard<'_, Round> {
+        self.round.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Round {
     /// Threads that wait for somebody who does not answer.
     fn stuck(&self) -> usize {
         self.at.values().filter(|(identity, _)| self.silent.contains(identity)).count()
@@ -147,23 +147,23 @@ fn help() {
         sys::come_first();
     }
     let us = sys::thread_number();
-    let mut state = DESK.lock();
+    let mut round = ASKING.lock();
     loop {
-        let next = state.question.clone().and_then(|question| Some((question, state.to_ask.pop()?)));
+        let next = round.question.clone().and_then(|question| Some((question, round.to_ask.pop()?)));
         let Some((question, identity)) = next else {
-            DESK.all_asked.notify_all();
-            state = DESK.questions_came.wait(state).unwrap_or_else(PoisonError::into_inner);
+            ASKING.all_asked.notify_all();
+            round = ASKING.questions_came.wait(round).unwrap_or_else(PoisonError::into_inner);
             continue;
         };
-        let round = state.round;
-        state.at.insert(us, (identity, clock::now()));
-        drop(state);
+        let number = round.number;
+        round.at.insert(us, (identity, clock::now()));
+        drop(round);
         let said = question(identity.pid);
-        state = DESK.lock();
-        state.at.remove(&us);
-        state.silent.remove(&identity);
-        if state.round == round {
-            state.said.extend(said.map(|said| (identity, said)));
+        round = ASKING.lock();
+        round.at.remove(&us);
+        round.silent.remove(&identity);
+        if round.number == number {
+            round.said.extend(said.map(|said| (identity, said)));
         }
     }
 }

@@ -6,7 +6,7 @@ pub mod secret;
 pub mod servers;
 mod variables;
 
-pub use variables::Environment;
+pub use variables::{Environment, is_of_a_service};
 
 use std::collections::BTreeMap;
 use std::fmt;

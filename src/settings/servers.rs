@@ -5,7 +5,7 @@ use crate::net::Address;
 /// Where every dflockd client looks if it is told nothing.
 pub const DEFAULT: &str = "127.0.0.1:6388";
 
-const DEFAULT_PORT: u16 = 6388;
+pub const DEFAULT_PORT: u16 = 6388;
 const ETCD_PORT: u16 = 2379;
 
 /// What keeps the locks.

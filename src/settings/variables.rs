@@ -89,8 +89,8 @@ pub(super) fn service_remark(environment: &Environment) -> Option<String> {
 }
 
 /// Kubernetes tells every pod of a service `dflock` by `DFLOCK_PORT=tcp://10.0.0.1:6388` and many more.
-fn is_of_a_service(name: &str, value: &str) -> bool {
-    let is_address = name.ends_with("_PORT") && value.contains("://");
+pub fn is_of_a_service(name: &str, value: &str) -> bool {
+    let is_address = name.ends_with("_PORT") && ["tcp://", "udp://", "sctp://"].iter().any(|of| value.starts_with(of));
     is_address || name.ends_with(SERVICE_HOST) || name.contains("_SERVICE_PORT") || name.contains("_PORT_")
 }
 
