@@ -162,7 +162,7 @@ pub fn is_traced(pid: i32) -> bool {
 
 /// The environment that a process was started with, a NUL after each variable. `None` if it is not ours to see, or the
 /// process does not let us.
-pub fn environment(pid: i32) -> Option<Vec<u8>> {
+fn environment(pid: i32) -> Option<Vec<u8>> {
     ask_one(pid, "environ")
 }
 

@@ -15,12 +15,20 @@ mod namespace;
 #[cfg(not(target_os = "linux"))]
 #[path = "sys/no_namespace.rs"]
 mod namespace;
+#[cfg(target_os = "linux")]
+mod reapers;
+#[cfg(not(target_os = "linux"))]
+#[path = "sys/no_reapers.rs"]
+mod reapers;
+mod renaming;
 pub mod signals;
 mod start;
 
 pub use allocated::{CountingAllocator, allocated};
 pub use beside::start_beside;
 pub use namespace::{ProcessOne, start_process_one};
+pub use reapers::Reapers;
+pub use renaming::rename_process;
 pub use start::{Birthplace, Start, try_birthplace, wait_for_end_of};
 
 /// Lets a task wait for a descriptor to become readable.
@@ -292,6 +300,19 @@ pub struct Announcement {
     pub dies_with_us: bool,
 }
 
+/// What [`Reapers`] say of a command's first process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaderNews {
+    /// Its end can be read, and its number is its own until then.
+    Exited(u8),
+    Killed(nix::sys::signal::Signal),
+    Stopped(nix::sys::signal::Signal),
+    /// Somebody has sent a signal to its parent, and may have meant us.
+    ParentSent(nix::sys::signal::Signal),
+    /// Nobody is left to say anything.
+    Gone,
+}
+
 /// In a command's process, before it begins: announces it to the guardian (which could not know
 /// its number in a namespace), has it die with us where the system can do
 /// that, and have the terminal if one is lent. Between our fork and our next step anything may happen to us. Makes
@@ -462,37 +483,4 @@ pub fn ignore_file_size_signal() {
 pub fn own(descriptor: RawFd) -> OwnedFd {
     // SAFETY: descriptors of SCM_RIGHTS are new, and whoever received them owns them alone.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
-}
-
-/// Has `ps`, `pgrep` and `pkill` see this process under another name: its own and its command line. What it was
-/// started with is gone with that.
-pub fn rename_process(name: &str, command_line: &str) {
-    #[cfg(target_os = "linux")]
-    {
-        if let Ok(name) = std::ffi::CString::new(name) {
-            // The name is a courtesy: without it nothing is missing.
-            let _ = nix::sys::prctl::set_name(&name);
-        }
-        // Where the arguments begin and end, counted from the field behind the name.
-        const ARGUMENTS: [usize; 2] = [45, 46];
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, tail)| tail).split_whitespace().collect();
-        let address = |field: usize| fields.get(field).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
-        let [begin, end] = ARGUMENTS.map(address);
-        if begin == 0 || end <= begin {
-            return;
-        }
-        let length = end - begin;
-        // The last byte stays a NUL, which ends it.
-        let text = &command_line.as_bytes()[..command_line.len().min(length - 1)];
-        let arguments = std::ptr::with_exposed_provenance_mut::<u8>(begin);
-        // SAFETY: the kernel put the arguments there, one after the other, for the process to read and to write;
-        // whoever reads them later finds bytes that end with a NUL.
-        unsafe {
-            std::ptr::write_bytes(arguments, 0, length);
-            std::ptr::copy_nonoverlapping(text.as_ptr(), arguments, text.len());
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (name, command_line);
 }

@@ -131,6 +131,8 @@ fn some_things_stand_in_one_file() {
                 "src/sys/allocated.rs",
                 "src/sys/beside.rs",
                 "src/sys/namespace.rs",
+                "src/sys/reapers.rs",
+                "src/sys/renaming.rs",
                 "src/sys/signals.rs",
                 "src/sys/start.rs",
             ],

@@ -67,16 +67,23 @@ impl Containment {
         }
     }
 
+    /// Where a command begins in it.
+    pub(super) fn birthplace(&self) -> Birthplace<'_> {
+        match &self.wall {
+            Wall::None => Birthplace::Ours,
+            Wall::CgroupIfPossible(cgroup) => Birthplace::CgroupOrOurs(cgroup.directory()),
+            Wall::Cgroup(cgroup) => Birthplace::Cgroup(cgroup.directory()),
+            Wall::Namespace(namespace) => Birthplace::Namespace(&namespace.process_one),
+        }
+    }
+
     /// Starts a command in it.
     pub(super) fn start(&self, start: &Start) -> io::Result<Pid> {
-        match &self.wall {
-            Wall::None => start.run(Birthplace::Ours),
-            Wall::CgroupIfPossible(cgroup) => start.run(Birthplace::CgroupOrOurs(cgroup.directory())),
-            Wall::Cgroup(cgroup) => start.run(Birthplace::Cgroup(cgroup.directory())),
-            Wall::Namespace(namespace) => {
-                start.run(Birthplace::Namespace(&namespace.process_one)).inspect_err(|_| namespace.end())
+        start.run(self.birthplace()).inspect_err(|_| {
+            if let Wall::Namespace(namespace) = &self.wall {
+                namespace.end();
             }
-        }
+        })
     }
 
     /// The command has begun, and nobody waits for us: what crashes have left behind is cleared away.

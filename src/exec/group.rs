@@ -4,19 +4,20 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::contain::Containment;
 use super::kin::Kin;
 use super::not_found;
-use super::reach::Reach;
+use super::orphans::Orphans;
+use super::reach::{Reach, is_apart, signal_one};
 use super::status::Ending;
 use crate::clock::Moment;
 use crate::error::{Failure, Kind};
 use crate::procfs::{self, Identity, Process};
-use crate::sys::{Announcement, Start};
+use crate::sys::{Announcement, LeaderNews, Start};
 
 /// A command that cannot be stopped in time is not started.
 pub(super) fn too_late() -> Failure {
@@ -36,6 +37,10 @@ pub(super) struct Group {
     /// Its end has been read: its number may be anybody's.
     leader_reaped: bool,
     reach: Reach,
+    /// Where it is no child of ours.
+    orphans: Option<Orphans>,
+    /// Somebody has killed one of those between us.
+    has_lost_reaper: bool,
 }
 
 /// What became of a process that is ours to reap.
@@ -47,47 +52,89 @@ pub(super) enum Happened {
     Other(Pid),
     /// The same, which was stopped.
     OtherStopped(Pid),
+    /// Somebody has sent a signal to the parent of the leader.
+    ParentSent(Signal),
+    /// Somebody has killed that parent, or its own.
+    ReaperLost,
 }
 
 /// By what the processes of a command that is about to begin will be known. What they leave behind comes to us, so
-/// that it can be found and ended when the lock is lost.
-pub(super) fn kin(containment: &Containment, guardian: Option<Pid>) -> Kin {
-    #[cfg(target_os = "linux")]
-    let _ = nix::sys::prctl::set_child_subreaper(true);
+/// that it can be found and ended when the lock is lost; but not where children that we had before may leave us orphans,
+/// too.
+pub(super) fn kin(containment: &Containment, is_guardian: impl Fn(i32) -> bool) -> Kin {
     let us = nix::unistd::getpid().as_raw();
     let dflock = Identity::now(us);
     let process_one = containment.process_one();
     let mut children = procfs::children(us).unwrap_or_default();
     children.retain(|pid| process_one.is_none_or(|one| one.pid != *pid));
-    let spared: Vec<Identity> =
-        children.iter().filter_map(|pid| Process::of(*pid)).map(|process| process.identity).collect();
-    let adopts = spared.iter().all(|child| guardian.is_some_and(|guardian| child.pid == guardian.as_raw()));
+    let before: Vec<Process> = children.iter().filter_map(|pid| Process::of(*pid)).collect();
+    let leaves_nobody = |child: &Process| child.is_dead || is_guardian(child.identity.pid) || is_apart(child.identity);
+    let adopts = before.iter().all(leaves_nobody);
+    #[cfg(target_os = "linux")]
+    if adopts {
+        let _ = nix::sys::prctl::set_child_subreaper(true);
+    }
+    let spared = before.iter().map(|process| process.identity).collect();
     let mark = containment.mark.clone();
     let cgroup = containment.cgroup().map(|cgroup| cgroup.path().to_owned());
-    Kin { dflock, mark, spared, adopts, cgroup, process_one, leader: None }
+    Kin { dflock, mark, spared, adopts, reapers: Vec::new(), cgroup, process_one, leader: None }
+}
+
+/// A command, and all that it takes to start it.
+pub(super) struct Command<'a> {
+    pub(super) program: &'a [OsString],
+    pub(super) environment: &'a [(&'a str, Option<OsString>)],
+    /// The terminal that it takes.
+    pub(super) terminal: Option<RawFd>,
+    pub(super) containment: &'a Containment,
+}
+
+impl Command<'_> {
+    /// Where orphans that come to us may be somebody else's, the command is to begin below others of ours.
+    pub(super) fn find_place(&self, kin: &mut Kin, announcement: Announcement) -> Result<Option<Orphans>, Failure> {
+        if kin.adopts || kin.process_one.is_some() {
+            return Ok(None);
+        }
+        let orphans =
+            self.start(announcement).and_then(|start| Orphans::prepare(&start, self.containment.birthplace()));
+        let orphans = orphans.map_err(|why| self.explain(&why))?;
+        kin.reapers = orphans.reapers().to_vec();
+        Ok(Some(orphans))
+    }
+
+    fn start(&self, announcement: Announcement) -> std::io::Result<Start> {
+        Start::new(self.program, self.environment, announcement, self.terminal)
+    }
+
+    fn explain(&self, why: &std::io::Error) -> Failure {
+        match why.raw_os_error() {
+            Some(errno) if errno == Errno::ETIME as i32 => too_late(),
+            _ => not_found::explain(self.program.first().map_or("".as_ref(), OsString::as_os_str), why),
+        }
+    }
 }
 
 impl Group {
     /// Starts the command as the leader of a group of its own.
     pub(super) fn spawn(
-        program: &[OsString],
-        environment: &[(&str, Option<OsString>)],
+        command: &Command<'_>,
         announcement: Announcement,
-        terminal: Option<RawFd>,
-        containment: &Containment,
         kin: Kin,
+        orphans: Option<Orphans>,
     ) -> Result<Group, Failure> {
-        let name = program.first().ok_or_else(|| Failure::usage("there is no command to run"))?;
-        let start = Start::new(program, environment, announcement, terminal);
-        let leader = start.and_then(|start| containment.start(&start)).map_err(|why| match why.raw_os_error() {
-            Some(errno) if errno == Errno::ETIME as i32 => too_late(),
-            _ => not_found::explain(name, &why),
-        })?;
-        let mut reach = Reach::new(kin, containment.cgroup());
+        if command.program.is_empty() {
+            return Err(Failure::usage("there is no command to run"));
+        }
+        let leader = match &orphans {
+            Some(orphans) => orphans.begin(),
+            None => command.start(announcement).and_then(|start| command.containment.start(&start)),
+        };
+        let leader = leader.map_err(|why| command.explain(&why))?;
+        let mut reach = Reach::new(kin, command.containment.cgroup());
         // Nobody has read its end yet, so that the number is its own.
         let identity = Identity::now(leader.as_raw());
         reach.set_leader(identity);
-        Ok(Group { leader, identity, leader_reaped: false, reach })
+        Ok(Group { leader, identity, leader_reaped: false, reach, orphans, has_lost_reaper: false })
     }
 
     pub(super) fn leader(&self) -> Pid {
@@ -108,22 +155,82 @@ impl Group {
     /// Reads the end of one who ended, or a stop of the leader, if there is any. As process 1 everybody's ends
     /// are ours to read. Whoever knew the number must forget it before anything else is done.
     pub(super) fn reap_one(&mut self) -> Option<Happened> {
+        if let Some(happened) = self.hear_of_leader() {
+            return Some(happened);
+        }
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
         loop {
             let (pid, what) = match waitpid(None, Some(flags)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, Happened::Ended(Ending::Exited(code as u8))),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Happened::Ended(Ending::Killed(signal))),
                 Ok(WaitStatus::Stopped(pid, signal)) if pid == self.leader => (pid, Happened::Stopped(signal)),
+                Ok(WaitStatus::Stopped(pid, _)) if self.is_reaper(pid) => {
+                    let _ = kill(pid, Signal::SIGCONT);
+                    continue;
+                }
                 Ok(WaitStatus::Stopped(pid, _)) => return Some(Happened::OtherStopped(pid)),
                 Ok(WaitStatus::StillAlive) => return None,
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => return None,
             };
-            if pid != self.leader || self.leader_reaped {
+            if self.is_reaper(pid) {
+                if self.has_lost_child() {
+                    return Some(Happened::ReaperLost);
+                }
+                continue;
+            }
+            if pid != self.leader || self.leader_reaped || self.orphans.is_some() {
                 return Some(Happened::Other(pid));
             }
             self.leader_reaped = !matches!(what, Happened::Stopped(_));
             return Some(what);
+        }
+    }
+
+    /// Of one that is no child of ours.
+    fn hear_of_leader(&mut self) -> Option<Happened> {
+        let orphans = self.orphans.as_mut()?;
+        let ending = match orphans.next_news()? {
+            LeaderNews::Exited(code) => Ending::Exited(code),
+            LeaderNews::Killed(signal) => Ending::Killed(signal),
+            LeaderNews::Gone if self.leader_reaped => return None,
+            LeaderNews::Gone if !std::mem::replace(&mut self.has_lost_reaper, true) => {
+                return Some(Happened::ReaperLost);
+            }
+            // Nobody will say how it has ended; whoever dies with its parent has, and others are ended now.
+            LeaderNews::Gone => Ending::Killed(Signal::SIGKILL),
+            LeaderNews::Stopped(signal) => return Some(Happened::Stopped(signal)),
+            LeaderNews::ParentSent(signal) => return Some(Happened::ParentSent(signal)),
+        };
+        if std::mem::replace(&mut self.leader_reaped, true) {
+            return None;
+        }
+        orphans.may_read_end();
+        Some(Happened::Ended(ending))
+    }
+
+    fn is_reaper(&self, pid: Pid) -> bool {
+        self.orphans.as_ref().is_some_and(|orphans| orphans.is_child(pid))
+    }
+
+    /// The end of the upper one was read. Should the lower one follow, orphans would be anybody's: so the command ends
+    /// now. Says whether that is news.
+    fn has_lost_child(&mut self) -> bool {
+        if let Some(orphans) = &mut self.orphans {
+            orphans.child_is_gone();
+        }
+        if self.leader_reaped {
+            return false;
+        }
+        signal_one(self.identity, Signal::SIGKILL);
+        !std::mem::replace(&mut self.has_lost_reaper, true)
+    }
+
+    /// Returns when there is something to [read](Group::reap_one) of a leader that is no child of ours.
+    pub(super) async fn has_news(&self) {
+        match &self.orphans {
+            Some(orphans) => orphans.has_news().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -132,20 +239,22 @@ impl Group {
         self.reach.signal(signal);
     }
 
-    /// Where orphans may be somebody else's, it is remembered who their parents were. Returns when to do it again; the
-    /// guardian does it in any case.
+    /// Both of those to whom orphans go may be killed in one moment: so it is remembered who their parents were. Returns
+    /// when to do it again; the guardian does it in any case.
     pub(super) fn remember(&mut self, not_after: Moment) -> Moment {
-        if self.reach.has_strangers() { self.reach.remember(not_after, true) } else { Moment::NEVER }
+        if self.orphans.is_some() { self.reach.remember(not_after, true) } else { Moment::NEVER }
     }
 
     /// Whether nobody is left whom the command started.
     pub(super) fn is_gone(&mut self) -> bool {
-        (self.leader_reaped || is_kept_dead(self.leader)) && !self.reach.is_anyone_left()
+        (self.leader_reaped || self.is_kept_dead()) && !self.reach.is_anyone_left()
     }
-}
 
-/// A debugger that holds a process keeps its end from us, for as long as it likes.
-fn is_kept_dead(pid: Pid) -> bool {
-    let pid = pid.as_raw();
-    Process::of(pid).is_some_and(|process| process.is_dead) && procfs::is_traced(pid)
+    /// A debugger that holds a process, or whoever is to read its end, keeps that from us for as long as it likes.
+    fn is_kept_dead(&self) -> bool {
+        let is_traced = |pid: Pid| procfs::is_traced(pid.as_raw());
+        let is_reader_traced = || self.orphans.as_ref().is_some_and(|orphans| is_traced(orphans.reader()));
+        Process::of(self.leader.as_raw()).is_some_and(|process| process.is_dead)
+            && (is_traced(self.leader) || is_reader_traced())
+    }
 }

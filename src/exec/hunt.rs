@@ -60,7 +60,7 @@ impl Reach {
     /// Until nobody new is found, or to a moment. To look once takes its time, which those have who are asked.
     fn stop_all(&self, is_asked: bool, until: Moment) -> HashSet<Identity> {
         let mut stopped: HashSet<Identity> = HashSet::new();
-        let known = self.kin.leader.iter().chain(&self.kin.process_one).chain([&self.kin.dflock]);
+        let known = self.kin.leader.iter().chain(self.kin.adopters()).chain([&self.kin.dflock]);
         let first: HashSet<i32> = known.chain(&self.lineage.known).map(|identity| identity.pid).collect();
         let first: Vec<i32> = first.into_iter().collect();
         while let Ok(all) = procfs::processes_until(&first, if is_asked { Moment::NEVER } else { until }) {
@@ -79,11 +79,12 @@ impl Reach {
     }
 
     /// Who starts another one and ends, again and again, is hardly ever there when all are looked at. But they are
-    /// dflock's children, or theirs, as long as dflock is there.
+    /// children of whoever adopts orphans, or theirs, as long as that one is there.
     fn hunt(&self) {
         let begin = clock::now();
         let mut last = begin;
-        let mut met: HashSet<i32> = HashSet::from([self.kin.dflock.pid]);
+        let reapers = self.kin.reapers.iter().chain([&self.kin.dflock]);
+        let mut met: HashSet<i32> = reapers.map(|reaper| reaper.pid).collect();
         let mut next = adopted(&self.kin);
         loop {
             while let Some(pid) = next.pop() {
@@ -103,7 +104,7 @@ impl Reach {
         }
     }
 
-    /// Whether dflock has a child that lives and is not its own. Who starts another one and ends, again and again, is
+    /// Whether whoever adopts orphans has a child that lives and is not our own. Who starts another one and ends, again and again, is
     /// overlooked by whoever looks at one process after the other. But if all children were dead, and nobody has come
     /// or gone since, then nobody is left: a dead one has no children any more.
     pub(super) fn has_adopted(&self) -> bool {

@@ -16,8 +16,10 @@ pub struct Kin {
     pub(super) mark: String,
     /// Children that dflock had before.
     pub(super) spared: Vec<Identity>,
-    /// Whoever becomes a child of dflock later is the command's: none of those before can have left it to us.
+    /// Whoever becomes a child of dflock later is the command's. Not so where those before may leave orphans.
     pub(super) adopts: bool,
+    /// Processes of ours that the command is started below then: whoever descends from them is the command's.
+    pub(super) reapers: Vec<Identity>,
     /// Whoever is in this cgroup is the command's.
     pub(super) cgroup: Option<PathBuf>,
     /// Process 1 of the command's namespace: whoever descends from it is the command's.
@@ -43,18 +45,19 @@ impl Kin {
         }
         let dflock_lives = all.iter().any(|process| process.identity == self.dflock && !process.is_dead);
         let has_group = self.has_group(all);
-        let has_namespace = self.process_one.is_some_and(|one| all.iter().any(|process| process.identity == one));
+        let is_there = |one: &&Identity| all.iter().any(|process| process.identity == **one && !process.is_dead);
+        let adopters: Vec<i32> = self.adopters().filter(is_there).map(|one| one.pid).collect();
         let is_root = |process: &Process| {
             let identity = process.identity;
             let is_leader = Some(identity) == self.leader;
             let is_adopted = dflock_lives && self.adopts && process.parent == self.dflock.pid;
-            let is_orphan = has_namespace && self.process_one.is_some_and(|one| process.parent == one.pid);
+            let is_orphan = adopters.contains(&process.parent);
             let is_member = has_group && self.leader.is_some_and(|leader| process.group == leader.pid);
             is_leader || is_member || is_adopted || is_orphan || known.contains(&identity)
         };
         let mut seen: HashSet<Identity> = self.spared.iter().copied().collect();
         seen.insert(self.dflock);
-        seen.extend(self.process_one);
+        seen.extend(self.adopters());
         let mut found = Vec::new();
         let living = all.iter().filter(|process| !process.is_dead);
         let (roots, others): (Vec<&Process>, Vec<&Process>) = living.partition(|process| is_root(process));
@@ -74,6 +77,11 @@ impl Kin {
                 None => return found,
             }
         }
+    }
+
+    /// Those of ours, besides dflock, to whom the command's orphans go.
+    pub(super) fn adopters(&self) -> impl Iterator<Item = &Identity> {
+        self.process_one.iter().chain(&self.reapers)
     }
 
     /// As long as anybody of a group lives, its number is nobody else's: so a later process with that number says
@@ -102,6 +110,7 @@ mod tests {
             mark: "m".to_owned(),
             spared: vec![id(11)],
             adopts: true,
+            reapers: Vec::new(),
             cgroup: None,
             process_one: None,
             leader: Some(id(20)),
@@ -165,6 +174,28 @@ mod tests {
         assert_eq!(found(&kin, &all, &[], &[], &[]), [20, 21, 40, 41], "and not itself");
         let other = Kin { process_one: Some(Identity { pid: 12, started: 999 }), adopts: false, ..kin };
         assert_eq!(found(&other, &all, &[], &[], &[]), [20, 21], "its number is somebody else's");
+    }
+
+    #[test]
+    fn where_dflock_had_children_before_the_commands_orphans_are_its_reapers() {
+        let reapers = vec![id(12), id(13)];
+        let kin = Kin { adopts: false, spared: vec![id(11), id(14)], reapers, ..kin() };
+        let mut all = all();
+        all.retain(|process| process.identity.pid != 20);
+        let more = [process(12, 10, 12), process(13, 12, 13), process(20, 13, 20), process(40, 13, 40)];
+        all.extend(more);
+        // One of dflock's children before, and an orphan of it.
+        all.extend([process(14, 10, 10), process(50, 10, 50)]);
+        assert_eq!(found(&kin, &all, &[], &[], &[]), [20, 21, 40], "and not themselves");
+        // The lower one was killed, and all of them are the upper one's.
+        all.retain(|process| process.identity.pid != 13);
+        all.iter_mut().filter(|process| process.parent == 13).for_each(|process| process.parent = 12);
+        assert_eq!(found(&kin, &all, &[], &[], &[]), [20, 21, 40]);
+        // Dflock and the upper one were killed.
+        all.retain(|process| ![10, 12].contains(&process.identity.pid));
+        all.iter_mut().filter(|process| process.parent == 12).for_each(|process| process.parent = 13);
+        all.push(process(13, 1, 13));
+        assert_eq!(found(&kin, &all, &[], &[], &[]), [20, 21, 40]);
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Lineage {
         }
         let mut next = self.roots(kin);
         let numbers: HashMap<i32, Identity> = self.known.iter().map(|known| (known.pid, *known)).collect();
-        let process_one = kin.process_one.filter(is_there).map(|one| one.pid);
+        let adopters: Vec<i32> = kin.adopters().filter(|one| is_there(one)).map(|one| one.pid).collect();
         let mut seen = HashMap::new();
         let mut visited = HashSet::new();
         while let Some(pid) = next.pop() {
@@ -54,7 +54,7 @@ impl Lineage {
             let is_new = !self.known.contains(&identity);
             // A number that we knew may be somebody else's by now, who is a child of none of ours.
             let is_child = process.parent == kin.dflock.pid
-                || Some(process.parent) == process_one
+                || adopters.contains(&process.parent)
                 || seen.contains_key(&process.parent);
             let is_stranger = is_new && numbers.contains_key(&pid) && !is_child;
             if process.is_dead || is_stranger || is_new && is_apart(identity) {
@@ -82,31 +82,14 @@ impl Lineage {
     }
 }
 
-/// The children of dflock, if it lives, that are not its own: the command, and orphans of the command's. Those that it
-/// had before may have left it orphans, too; but not such as have shed the environment that all of them have from
-/// whoever started dflock.
+/// The children of those who adopt the command's orphans, as far as they live, that are not our own: the command, and
+/// its orphans.
 pub(super) fn adopted(kin: &Kin) -> Vec<i32> {
-    if !is_there(&kin.dflock) {
-        return Vec::new();
-    }
-    let mut children = procfs::children(kin.dflock.pid).unwrap_or_default();
-    let others = kin.spared.iter().chain(&kin.process_one);
-    children.retain(|pid| !others.clone().any(|other| other.pid == *pid && is_there(other)));
-    if !kin.adopts {
-        children.retain(|pid| has_shed_environment(*pid));
-    }
+    let adopters = kin.adopts.then_some(&kin.dflock).into_iter().chain(&kin.reapers).filter(|one| is_there(one));
+    let mut children: Vec<i32> =
+        adopters.flat_map(|adopter| procfs::children(adopter.pid).unwrap_or_default()).collect();
+    children.retain(|pid| !kin.spared.iter().chain(kin.adopters()).any(|ours| ours.pid == *pid && is_there(ours)));
     children
-}
-
-/// Whether it has less than half of what this process has; or we cannot know.
-fn has_shed_environment(pid: i32) -> bool {
-    let Some(theirs) = procfs::environment(pid) else { return true };
-    let theirs: HashSet<&[u8]> = theirs.split(|byte| *byte == 0).collect();
-    let ours: Vec<Vec<u8>> = std::env::vars_os()
-        .map(|(name, value)| [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat())
-        .collect();
-    let kept = ours.iter().filter(|variable| theirs.contains(variable.as_slice())).count();
-    ours.is_empty() || kept * 2 < ours.len()
 }
 
 fn is_there(one: &Identity) -> bool {
@@ -127,6 +110,7 @@ mod tests {
             mark: "m".to_owned(),
             spared: Vec::new(),
             adopts: true,
+            reapers: Vec::new(),
             cgroup: None,
             process_one: None,
             leader: None,

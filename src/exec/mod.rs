@@ -15,6 +15,7 @@ pub mod leases;
 mod lineage;
 mod namespace;
 mod not_found;
+mod orphans;
 pub mod policy;
 mod reach;
 mod running;
@@ -160,14 +161,14 @@ pub async fn run(
     let say: Say<'_> = &|text| user.say(text);
     let status = run.watch(&mut signals, say).await;
     user.ended(clock::now().since(began));
-    let Run { keepers, mut guard, terminal, .. } = run;
+    let Run { keepers, mut guard, terminal, group, .. } = run;
     // Nobody is left whom it could end; and whom the command left behind on purpose is left alone.
     if guard.command_ended().is_err() {
         say(
             "the guardian is gone and cannot be replaced; if dflock is killed now, the lock stays until its lease ends",
         );
     }
-    drop(containment);
+    drop((containment, group));
     if let Some(terminal) = &terminal {
         terminal.take_back();
     }

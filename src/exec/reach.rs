@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::guard;
 use super::kin::Kin;
-use super::lineage::{Lineage, adopted};
+use super::lineage::Lineage;
 use crate::cgroup::Cgroup;
 use crate::clock::{self, Moment};
 use crate::procfs::asking::{self, Question};
@@ -116,8 +116,12 @@ impl Reach {
         false
     }
 
-    /// There is nobody left who could be in it.
-    pub(super) fn remove_cgroup(&self) {
+    /// There is nobody left who could be in it, or below those of ours.
+    pub(super) fn clear_away(&self) {
+        // They leave by themselves, unless somebody has stopped them.
+        for reaper in &self.kin.reapers {
+            signal_one(*reaper, Signal::SIGKILL);
+        }
         if let Some(cgroup) = &self.cgroup {
             // If it cannot be removed now, a later run does it.
             let _ = cgroup.remove();
@@ -177,7 +181,7 @@ impl Reach {
     pub(super) fn find(&self, all: &[Process]) -> (Vec<Process>, bool) {
         let known = self.find_known(all);
         let mut told: HashSet<Identity> = known.iter().map(|process| process.identity).collect();
-        told.extend(self.kin.spared.iter().chain(&self.kin.process_one).chain([&self.kin.dflock]));
+        told.extend(self.kin.spared.iter().chain(self.kin.adopters()).chain([&self.kin.dflock]));
         let others = all.iter().filter(|process| !process.is_dead && !told.contains(&process.identity));
         let mark = self.kin.mark.clone().into_bytes();
         let question: Question = Arc::new(move |pid| {
@@ -191,20 +195,13 @@ impl Reach {
     }
 
     fn find_with(&self, all: &[Process], marked: &HashSet<Identity>) -> Vec<Process> {
-        let adopted = if self.kin.adopts { Vec::new() } else { adopted(&self.kin) };
-        let is_marked = |identity: Identity| marked.contains(&identity) || adopted.contains(&identity.pid);
-        self.kin.find(all, &self.lineage.known, is_marked, is_apart)
+        self.kin.find(all, &self.lineage.known, |identity| marked.contains(&identity), is_apart)
     }
 
     /// Looks who descends from whom, while dflock and everybody's parents are still there to tell. Returns when to
     /// do it next.
     pub(super) fn remember(&mut self, not_after: Moment, is_awake: bool) -> Moment {
         self.lineage.look(&self.kin, not_after, is_awake)
-    }
-
-    /// Whether orphans can only be told by who was seen to be their parents.
-    pub(super) fn has_strangers(&self) -> bool {
-        !self.kin.adopts
     }
 }
 

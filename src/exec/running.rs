@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::contain::Containment;
-use super::group::{self, Group, Happened};
+use super::group::{self, Command, Group, Happened};
 use super::guard::duty::WhyEarly;
 use super::guard::{Guard, Line};
 use super::key_listener::KeyListener;
@@ -42,7 +42,7 @@ const ATTEND_WITHIN: Duration = Duration::from_millis(100);
 pub(super) struct Run {
     pub(super) keepers: Vec<Keeper>,
     pub(super) guard: Guard,
-    group: Group,
+    pub(super) group: Group,
     pub(super) terminal: Option<Terminal>,
     /// Where there is a terminal to type at.
     listener: Option<KeyListener>,
@@ -91,15 +91,11 @@ impl Run {
         signals.hear_stops();
         let terminal = Terminal::find();
         let environment = environment(job, keepers.first().map(|keeper| &keeper.grant), &containment.mark);
-        let kin = group::kin(containment, guard.pid());
-        let cgroup = containment.cgroup().and_then(|cgroup| cgroup.directory());
-        if let Err(why) = guard.kin(kin.clone(), cgroup) {
-            return Err((Failure::internal("tell the guardian", &why), guard, keepers));
-        }
-        // After a loss that is only told, the command outlives even us.
-        let announcement = guard.announcement(term_at, !job.rules.warn_on_lost);
         let device = terminal.as_ref().and_then(Terminal::to_lend);
-        let group = match Group::spawn(&job.program, &environment, announcement, device, containment, kin) {
+        let command = Command { program: &job.program, environment: &environment, terminal: device, containment };
+        // After a loss that is only told, the command outlives even us.
+        let dies_with_us = !job.rules.warn_on_lost;
+        let group = match begin(&command, &mut guard, term_at, dies_with_us) {
             Ok(group) => group,
             Err(failure) => {
                 if let Some(terminal) = &terminal {
@@ -149,6 +145,7 @@ impl Run {
                 _ = signals.child.recv() => {}
                 signal = signals.sent.next() => self.was_sent(signal, &mut events),
                 typed = heard(self.listener.as_ref()) => events.push(Event::Typed(typed)),
+                () = self.group.has_news() => {}
                 news = next_news(keepers) => events.extend(news.into_iter().map(Event::Lease)),
             }
             // Before the end of a command is read: it may be the answer to these.
@@ -172,7 +169,14 @@ impl Run {
                     is_all_reaped = true;
                     break;
                 };
-                let events = self.happened(happened).await;
+                let events = match happened {
+                    Happened::ReaperLost => {
+                        say("somebody has killed a reaper, to whom orphans of the command go: the command is killed");
+                        continue;
+                    }
+                    Happened::ParentSent(signal) if !signals.sent.hears(signal) => continue,
+                    happened => self.happened(happened).await,
+                };
                 if let Some(status) = self.feed(events, say) {
                     return status;
                 }
@@ -256,7 +260,8 @@ impl Run {
             // Another guardian is started when all else is done.
             Happened::Other(pid) => self.guard.was_reaped(pid),
             Happened::OtherStopped(pid) => self.guard.was_stopped(pid),
-            Happened::Stopped(_) => {}
+            Happened::Stopped(_) | Happened::ReaperLost => {}
+            Happened::ParentSent(signal) => events.push(Event::Signal(signal)),
         }
         events
     }
@@ -311,6 +316,15 @@ impl Run {
         }
         None
     }
+}
+
+/// Before anybody lives the guardian knows by what they are known.
+fn begin(command: &Command<'_>, guard: &mut Guard, not_after: Moment, dies_with_us: bool) -> Result<Group, Failure> {
+    let mut kin = group::kin(command.containment, |pid| guard.is_guardian(pid));
+    let orphans = command.find_place(&mut kin, guard.announcement(not_after, dies_with_us))?;
+    let cgroup = command.containment.cgroup().and_then(|cgroup| cgroup.directory());
+    guard.kin(kin.clone(), cgroup).map_err(|why| Failure::internal("tell the guardian", &why))?;
+    Group::spawn(command, guard.announcement(not_after, dies_with_us), kin, orphans)
 }
 
 /// Whether the other end is closed, or was about to say so. With it the locks are gone that a server ties to

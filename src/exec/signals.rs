@@ -45,6 +45,11 @@ impl Sent {
         .await
     }
 
+    /// Whether such a signal is one that would come.
+    pub(super) fn hears(&self, signal: Signal) -> bool {
+        self.0.iter().any(|(number, _)| *number == signal)
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Signal> {
         let ready = self.0.iter_mut().find_map(|(number, stream)| match stream.poll_recv(context) {
             Poll::Ready(Some(())) => Some(*number),

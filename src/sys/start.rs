@@ -35,7 +35,7 @@ unsafe extern "C" {
 pub struct Start {
     arguments: Strings,
     environment: Strings,
-    announcement: Announcement,
+    pub(super) announcement: Announcement,
     /// Lent to it, if that is ours to lend.
     terminal: Option<RawFd>,
 }
@@ -102,7 +102,7 @@ impl Start {
     }
 
     /// In the new process. Returns only if it cannot become the program.
-    fn become_it(&self, parent: Option<i32>) -> io::Error {
+    pub(super) fn become_it(&self, parent: Option<i32>) -> io::Error {
         // SAFETY: system calls only, as a forked child may make them, with memory that was made ready before; the
         // environment is set in a process that has nobody else to read it.
         unsafe {
@@ -130,12 +130,7 @@ pub fn try_birthplace(birthplace: Birthplace<'_>) -> io::Result<()> {
 /// Forks; returns when the new process has become something else, or has failed.
 fn start_in(birthplace: Birthplace<'_>, not_after: Moment, become_it: impl FnOnce() -> io::Error) -> io::Result<Pid> {
     let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
-    let forked = match birthplace {
-        Birthplace::Ours | Birthplace::Namespace(_) => fork(),
-        Birthplace::Cgroup(directory) => fork_into(directory),
-        Birthplace::CgroupOrOurs(directory) => fork_into(directory).or_else(|_| fork()),
-    };
-    let Some(pid) = forked? else {
+    let Some(pid) = fork_at(birthplace)? else {
         let entered = match birthplace {
             Birthplace::Namespace(namespace) => namespace::enter(namespace, |pid| report(&writing, BORN, pid)),
             _ => Ok(()),
@@ -147,7 +142,7 @@ fn start_in(birthplace: Birthplace<'_>, not_after: Moment, become_it: impl FnOnc
     drop(writing);
     let forked = Pid::from_raw(pid);
     let mut born = forked;
-    let heard = hear(File::from(reading), not_after, &mut born);
+    let heard = hear(&File::from(reading), not_after, &mut born);
     if heard.is_err() {
         // It is not reaped yet, so that the number is still its own; most often it has ended already.
         let _ = kill(born, Signal::SIGKILL);
@@ -185,6 +180,15 @@ pub(super) fn fork() -> io::Result<Option<i32>> {
     forked(unsafe { libc::fork() }.into())
 }
 
+/// The same, but that the new process may be in another cgroup.
+pub(super) fn fork_at(birthplace: Birthplace<'_>) -> io::Result<Option<i32>> {
+    match birthplace {
+        Birthplace::Ours | Birthplace::Namespace(_) => fork(),
+        Birthplace::Cgroup(directory) => fork_into(directory),
+        Birthplace::CgroupOrOurs(directory) => fork_into(directory).or_else(|_| fork()),
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn fork_into(directory: &File) -> io::Result<Option<i32>> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -211,18 +215,18 @@ pub(super) fn forked(pid: libc::c_long) -> io::Result<Option<i32>> {
 }
 
 /// What is reported of a new process: that, and a number.
-const FAILED: i32 = 0;
-const BORN: i32 = 1;
+pub(super) const FAILED: i32 = 0;
+pub(super) const BORN: i32 = 1;
 
 /// In the new process.
-fn report(writing: &OwnedFd, what: i32, number: i32) {
+pub(super) fn report(writing: &OwnedFd, what: i32, number: i32) {
     let words = [what, number];
     // SAFETY: a system call with bytes of this stack.
     unsafe { libc::write(writing.as_raw_fd(), words.as_ptr().cast(), size_of_val(&words)) };
 }
 
 /// Until its end of the pipe is closed, which is so when it has become its program.
-fn hear(mut reading: File, not_after: Moment, born: &mut Pid) -> io::Result<()> {
+pub(super) fn hear(mut reading: &File, not_after: Moment, born: &mut Pid) -> io::Result<()> {
     let mut failed = None;
     loop {
         let left = not_after.since(clock::now());

@@ -219,3 +219,28 @@ fn one_that_cannot_be_made_is_refused_before_the_lock_is_asked_for() {
     let said = Running::start(command.args(["-m", "sh", "-c", script, "sh", "exec", "k", "true"])).finish();
     assert_eq!((said.code, said.err.as_str()), (0, ""));
 }
+
+/// As a login through PAM does, and with all that dflock has in its environment but the mark.
+#[test]
+fn who_leaves_the_cgroup_at_once_is_ended_though_dflock_had_children_before() {
+    with_cgroups("contain_cgroup::who_leaves_the_cgroup_at_once_is_ended_though_dflock_had_children_before", || {
+        let runaway = "echo $$ > \"$OUTSIDE/cgroup.procs\" && exec env -u DFLOCK_RUN setsid sh -c \
+             'trap : TERM HUP; echo $$ > pid; for i in $(seq 6000); do sleep 0.01; done'";
+        for contain in ["", "--contain cgroup"] {
+            for number in ["TERM", "KILL"] {
+                let house = House::new();
+                let script = format!(
+                    "sleep 60 <&- >&- 2>&- &
+                     exec dflock exec -l 60 --kill-after 0.2 {contain} k -c '(sh -c \"$RUNAWAY\" <&- >&- 2>&- &); exec sleep 60'"
+                );
+                let mut command = house.script_command("sh", &script);
+                command.env("RUNAWAY", runaway).env("OUTSIDE", cgroup_of(std::process::id()));
+                let running = Running::start(&mut command);
+                let runaway = pid_in(&house, "pid");
+                running.signal(number);
+                house.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
+                assert!(!has_life(runaway), "{contain}, {number}: the lock is free and it runs");
+            }
+        }
+    });
+}

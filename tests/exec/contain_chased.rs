@@ -120,3 +120,69 @@ fn an_orphan_of_a_child_that_dflock_had_before_is_left_alone() {
         signal(pid, Signal::SIGKILL);
     }
 }
+
+/// The last of the ways out: in the first moment, and with all that dflock has in its environment but the mark.
+const LEAVES_AT_ONCE: &str = "(env -u DFLOCK_RUN setsid sh -c \"$RUNAWAY\" <&- >&- 2>&- &); exec sleep 60";
+const RUNAWAY: &str = "trap : TERM HUP; echo $$ > pid; while [ ! -e go ]; do sleep 0.01; done";
+
+/// Under a dflock that has a child from before; returns it with its runaway.
+fn start_beside_a_helper(house: &House, flags: &str) -> (Running, u32) {
+    let script = format!(
+        "sleep 60 <&- >&- 2>&- & echo $! > helper
+         exec dflock exec --contain group --kill-after 0.2 {flags} k -c \"$WAY\""
+    );
+    let mut command = house.script_command("sh", &script);
+    let running = Running::start(command.env("RUNAWAY", RUNAWAY).env("WAY", LEAVES_AT_ONCE));
+    let pid = house.wait_for_file("pid").trim().parse().expect("a number");
+    (running, pid)
+}
+
+/// Of a lock that is free again.
+#[track_caller]
+fn assert_gone_without_the_helper(house: &House, runaway: u32, what: &str) {
+    house.dflock(&["exec", "-w", "25", "k", "true"]).code(0);
+    assert!(!has_life(runaway), "{what}: the lock is free and it runs");
+    let helper = house.wait_for_file("helper").trim().parse().expect("a number");
+    assert!(has_life(helper), "{what}: it is not the command's");
+    signal(helper, Signal::SIGKILL);
+}
+
+/// Elsewhere they can outrun a guardian; here they have a parent that stays.
+#[test]
+fn those_who_come_and_go_end_with_a_killed_dflock_that_had_children_before() {
+    // They leave little time to others.
+    let _quiet = crate::quiet();
+    if !is_there("perl") {
+        return;
+    }
+    let house = House::new();
+    let script = "sleep 60 <&- >&- 2>&- & exec dflock exec --contain group -l 60 k -c \
+         'env -i perl -e \"$PERL\" <&- >&- 2>&- & exec sleep 60'";
+    let running = Running::start(house.script_command("sh", script).env("PERL", COMET));
+    wait_for("a sign of life", || (beats(&house) > 100).then_some(()));
+    running.signal("KILL");
+    house.dflock(&["exec", "-w", "25", "k", "true"]).code(0);
+    assert_nobody_beats(&house, "killed");
+}
+
+#[test]
+fn who_leaves_at_once_is_ended_though_dflock_had_children_before() {
+    let _quiet = crate::quiet();
+    for _ in 0..3 {
+        let house = House::new();
+        let (running, runaway) = start_beside_a_helper(&house, "-l 60");
+        running.signal("TERM");
+        running.finish().code(143);
+        assert_gone_without_the_helper(&house, runaway, "told to end");
+        let house = House::new();
+        let (running, runaway) = start_beside_a_helper(&house, "-l 60");
+        running.signal("KILL");
+        assert_gone_without_the_helper(&house, runaway, "killed");
+    }
+    let house = House::new();
+    let (running, runaway) = start_beside_a_helper(&house, "-l 2");
+    running.signal("STOP");
+    assert_gone_without_the_helper(&house, runaway, "stopped");
+    running.signal("CONT");
+    running.finish().code(79);
+}

@@ -13,7 +13,7 @@ use crate::house::tools::{is_there, skipped};
 use crate::house::wait_for;
 
 /// Holds a process as a debugger does: nobody is told that it does not run. `None` where that cannot be.
-fn hold(house: &House, pid: u32) -> Option<Running> {
+pub(crate) fn hold(house: &House, pid: u32) -> Option<Running> {
     if !is_there("python3") {
         return None;
     }

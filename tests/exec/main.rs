@@ -23,6 +23,7 @@ mod manners;
 mod min_hold;
 mod pty;
 mod pty_jobs;
+mod reapers;
 mod rules;
 mod starved;
 mod stuck;

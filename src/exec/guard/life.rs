@@ -216,7 +216,7 @@ impl Life {
     /// Nobody is left; a command that ended by itself has left to others whom it left behind.
     fn clear_away(&self) {
         if let Some(reach) = &self.reach {
-            reach.remove_cgroup();
+            reach.clear_away();
         }
     }
 

@@ -61,7 +61,7 @@ impl Message {
             Message::Group(..=1) | Message::Leader(Identity { pid: ..=1, .. }) => {
                 Err(io::ErrorKind::InvalidData.into())
             }
-            Message::Kin(kin) if kin.leader.into_iter().chain(kin.process_one).any(|process| process.pid <= 1) => {
+            Message::Kin(kin) if kin.leader.iter().chain(kin.adopters()).any(|process| process.pid <= 1) => {
                 Err(io::ErrorKind::InvalidData.into())
             }
             message => Ok(message),

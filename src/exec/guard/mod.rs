@@ -161,8 +161,11 @@ impl Guard {
         }
     }
 
-    pub(super) fn pid(&self) -> Option<Pid> {
-        self.current.pid()
+    /// Whether a child of ours is one of these.
+    pub(super) fn is_guardian(&self, pid: i32) -> bool {
+        let pid = Some(Pid::from_raw(pid));
+        let newborn = self.newborn.as_ref().and_then(|newborn| newborn.sentry.pid());
+        self.current.pid() == pid || newborn == pid || self.ended.iter().any(|ended| Some(*ended) == pid)
     }
 
     /// The end of a child was read, which may be one of these; its number may be anybody's from now on.
@@ -485,6 +488,7 @@ mod tests {
             mark: "m".to_owned(),
             spared: Vec::new(),
             adopts: false,
+            reapers: Vec::new(),
             cgroup: None,
             process_one: None,
             leader: Some(Identity { pid: 4711, started: 12 }),
