@@ -138,6 +138,10 @@ pub fn is_at_rest(pid: i32) -> bool {
 /// looks as one in a freezer does.
 pub fn is_busy(pid: i32) -> bool {
     let stat = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).unwrap_or_default()).into_owned();
+    wants_to_run(&stat)
+}
+
+fn wants_to_run(stat: &str) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, tail)| tail.trim_start().starts_with('R'))
 }
 
@@ -225,6 +229,11 @@ mod tests {
         for name in ["sh", "a) S 1 1 (b", "\n"] {
             assert_eq!(parse(9, &format!("9 ({name}) {tail}")), Some(expected), "{name}");
         }
+        // Neither for a disk or frozen, stopped, in the hands of a debugger, nor dead.
+        let wanting = ['S', 'R', 'D', 'T', 't', 'Z', 'X', 'I']
+            .into_iter()
+            .filter(|state| wants_to_run(&format!("9 (a) R) {state} 1")));
+        assert_eq!(wanting.collect::<String>(), "R");
         assert_eq!(parse(9, "9 (sh"), None);
         assert_eq!(parse(9, ""), None);
     }

@@ -38,6 +38,8 @@ pub struct Answers {
 
 #[derive(Default)]
 struct Asking {
+    /// One question after the other, should several threads have some.
+    turn: Mutex<()>,
     round: Mutex<Round>,
     questions_came: Condvar,
     all_asked: Condvar,
@@ -66,6 +68,7 @@ pub fn come_first() {
 
 /// Asks all of these, but for those who have not answered before. Where there can be no thread we ask ourselves.
 pub fn ask(whom: impl IntoIterator<Item = Identity>, question: &Question, until: Moment) -> Answers {
+    let _turn = ASKING.turn.lock();
     let mut round = ASKING.lock();
     let to_ask: Vec<Identity> = whom.into_iter().filter(|identity| !round.silent.contains(identity)).collect();
     if to_ask.is_empty() {

@@ -77,6 +77,7 @@ mod tests {
             now = now + Duration::from_secs(seconds);
             assert!(!birth.is_over(now - Duration::from_millis(1)));
             assert!(birth.is_over(now));
+            assert!(birth.look_at() > now, "nobody looks for it all the time");
         }
         births.succeeded();
         assert!(births.begin(now).is_over(now + Duration::from_secs(2)));

@@ -176,7 +176,7 @@ impl Duty {
             // The lock was lost already, and the user wants the command to run on then.
             Step::Leave
         } else if now >= self.next_attempt {
-            let is_over = now >= self.kill_at.min(self.held_until) + PERSISTENCE;
+            let is_over = now >= self.kill_at + PERSISTENCE;
             if is_over && self.pause >= LONGEST_PAUSE { Step::Leave } else { Step::End }
         } else {
             Step::Wait(self.next_attempt)
@@ -252,6 +252,64 @@ mod tests {
         duty.set_kill_at(at(15.0));
         assert_eq!(duty.step(at(6.0)), Step::Wait(at(11.0)), "half of it is left to renew it");
         assert_eq!((duty.step(at(11.0)), duty.why_early(at(11.0))), (Step::End, Some(WhyEarly::Stopped)));
+    }
+
+    #[test]
+    fn lateness_is_remembered_for_a_lease_and_at_least_for_ten_seconds() {
+        for (lease, remembered_at, forgotten_at) in [(100.0, 90.0, 120.0), (4.0, 9.0, 20.0)] {
+            let mut duty = Duty::new();
+            duty.command_begins();
+            duty.set_held_until(at(0.0), at(lease));
+            assert!(duty.is_awake());
+            duty.woke(at(1.0), at(1.0), Some(secs(0.0)));
+            duty.woke(at(2.0), at(1.5), Some(secs(0.5)));
+            assert!(!duty.is_awake());
+            for (now, is_awake) in [(remembered_at, false), (forgotten_at, true)] {
+                duty.woke(at(now), at(now), Some(secs(0.5)));
+                assert_eq!(duty.is_awake(), is_awake, "{now} s into a lease of {lease} s");
+            }
+        }
+    }
+
+    #[test]
+    fn why_a_command_ends_sooner_is_said_as_far_as_it_is_known() {
+        let late = |refused: fn(f64) -> Option<Duration>| {
+            let mut duty = duty();
+            duty.set_held_until(at(0.0), at(10.0));
+            duty.woke(at(0.1), at(0.1), refused(0.0));
+            duty.woke(at(1.5), at(0.2), refused(1.3));
+            duty.woke(at(2.9), at(1.6), refused(2.6));
+            duty
+        };
+        assert_eq!(late(|seconds| Some(secs(seconds))).why_early(at(7.0)), Some(WhyEarly::Starved));
+        // Where the system does not tell, it may have been stopped.
+        assert_eq!(late(|_| None).why_early(at(7.0)), Some(WhyEarly::Stopped));
+        let mut alone = late(|seconds| Some(secs(seconds)));
+        alone.dflock_is_gone();
+        assert_eq!(alone.why_early(at(7.0)), None, "the end of dflock is reason enough");
+    }
+
+    /// Its number may come later than the moment at which all were ended.
+    #[test]
+    fn what_is_told_after_the_end_begins_it_anew() {
+        let ended = || {
+            let mut duty = duty();
+            assert_eq!(duty.step(at(9.0)), Step::End);
+            duty.attempted(at(9.0), false);
+            assert_eq!(duty.step(at(9.1)), Step::Wait(Moment::NEVER));
+            duty
+        };
+        let mut begun = ended();
+        begun.command_begins();
+        assert_eq!(begun.step(at(9.1)), Step::End);
+        let mut told = ended();
+        told.set_held_until(at(9.1), at(12.0));
+        told.set_kill_at(at(12.0));
+        assert_eq!(told.step(at(9.1)), Step::Wait(at(12.0)));
+        assert_eq!(told.step(at(12.0)), Step::End);
+        let mut alone = ended();
+        alone.dflock_is_gone();
+        assert_eq!(alone.step(at(9.1)), Step::End, "dflock may have started somebody since");
     }
 
     /// The messages that come before a command begins are the first that a guardian is woken by.

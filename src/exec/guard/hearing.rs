@@ -117,6 +117,7 @@ mod tests {
         assert!(!hearing.has_to_be_asked(at(99.0)));
         hearing.answered(at(0.2), 2);
         assert!(!hearing.is_silent(at(99.0), || false));
+        assert!(hearing.has_heard(2) && !hearing.has_heard(3));
         assert_eq!(hearing.look_at(), at(2.1));
         assert!(!hearing.has_to_be_asked(at(2.0)) && hearing.has_to_be_asked(at(2.1)));
         // To the next order the old answer is none.
@@ -156,6 +157,10 @@ mod tests {
         assert!(!hearing.is_silent(at(3600.0), || false));
         assert!(!hearing.is_silent(at(3600.9), || false));
         assert!(hearing.is_silent(at(3601.0), || false));
+        // One that answered in between is given the time again.
+        hearing.answered(at(3601.0), 1);
+        hearing.ordered(at(3602.0));
+        assert!(!hearing.is_silent(at(7200.0), || false));
         // Who always looks late finds it out all the same, and soon.
         let mut hearing = ordered();
         let looks = (1..99).find(|look| hearing.is_silent(at(f64::from(*look) * 5.0), || false));

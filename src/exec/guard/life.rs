@@ -258,3 +258,99 @@ fn wait(watched: Option<&OwnedFd>, until: Moment) {
         Err(_) => std::thread::sleep(Duration::from_millis(10)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::pair;
+    use super::*;
+    use crate::exec::kin::Kin;
+    use crate::lock::{Key, Space, Token};
+
+    fn lock(key: &str) -> HeldLock {
+        HeldLock { key: Key::new(key.as_bytes()).unwrap(), space: Space::Locks, token: Token::new("0123").unwrap() }
+    }
+
+    fn line() -> Vec<OwnedFd> {
+        vec![std::fs::File::open("/dev/null").unwrap().into()]
+    }
+
+    fn kept(life: &Life) -> Vec<&HeldLock> {
+        life.connections.iter().map(|(lock, _)| lock).collect()
+    }
+
+    #[test]
+    fn connections_are_kept_open_until_there_are_others() {
+        let mut life = Life::new();
+        life.hear(Message::Lock(lock("a")), line());
+        life.hear(Message::Lock(lock("b")), line());
+        life.hear(Message::Lock(lock("c")), Vec::new());
+        assert_eq!(kept(&life), [&lock("a"), &lock("b")]);
+        life.hear(Message::Reconnected(lock("a")), Vec::new());
+        assert_eq!(kept(&life), [&lock("a"), &lock("b")], "broken, but all there is");
+        life.hear(Message::Reconnected(lock("a")), line());
+        assert_eq!(kept(&life), [&lock("b"), &lock("a")]);
+        life.hear(Message::HandedOver(lock("a")), Vec::new());
+        assert_eq!(life.locks, [lock("b"), lock("c")]);
+    }
+
+    #[test]
+    fn from_the_first_word_of_a_command_on_there_is_one() {
+        let us = Identity::now(nix::unistd::getpid().as_raw());
+        let (mark, spared) = ("m".to_owned(), Vec::new());
+        let kin = Kin {
+            dflock: us,
+            mark,
+            spared,
+            adopts: false,
+            reapers: Vec::new(),
+            cgroup: None,
+            process_one: None,
+            leader: None,
+        };
+        let mut life = Life::new();
+        life.hear(Message::Kin(kin), Vec::new());
+        assert!(life.duty.has_command());
+        let leader = |life: &Life| life.reach.as_ref().and_then(|reach| reach.kin.leader);
+        life.hear(Message::Group(us.pid), Vec::new());
+        assert_eq!(leader(&life), Some(us), "as it says by itself");
+        life.hear(Message::KillAt(1), Vec::new());
+        life.duty.attempted(clock::now(), false);
+        assert_eq!(life.duty.step(clock::now()), Step::Wait(Moment::NEVER), "nobody was found");
+        let later = Identity { started: us.started + 1, ..us };
+        life.hear(Message::Leader(later), Vec::new());
+        assert_eq!((leader(&life), life.duty.step(clock::now())), (Some(later), Step::End));
+        life.hear(Message::Ended, Vec::new());
+        assert!(!life.duty.has_command());
+    }
+
+    #[test]
+    fn an_owner_may_rely_on_a_lock_until_the_moment_that_is_told_last() {
+        let mut life = Life::new();
+        life.hear(Message::Owner(15), line());
+        let moment = clock::now() + Duration::from_secs(60);
+        life.hear(Message::HeldUntil(moment.as_nanos()), Vec::new());
+        let owner = life.owner.as_ref().map(|owner| owner.vigil.step(clock::now(), false, false));
+        assert_eq!(owner, Some(vigil::Step::Wait(moment)));
+        assert_eq!(life.heard, 1);
+    }
+
+    /// What cannot be understood is no death of dflock's, and no reason to end anybody.
+    #[test]
+    fn who_hears_nonsense_or_a_farewell_leaves_and_who_hears_no_more_is_alone() {
+        let says = |text: &[u8]| {
+            let (theirs, ours) = pair().unwrap();
+            nix::unistd::write(&theirs, text).unwrap();
+            let mut life = Life::new();
+            (life.hear_all(&ours), life.duty.is_alone())
+        };
+        assert_eq!(says(b"{}"), (false, false));
+        assert_eq!(says(b"\"Farewell\""), (false, false));
+        let (theirs, ours) = pair().unwrap();
+        drop(theirs);
+        let mut life = Life::new();
+        // A process that another test starts has the other end, too, until its program begins.
+        while !life.duty.is_alone() {
+            assert!(life.hear_all(&ours));
+        }
+    }
+}

@@ -162,6 +162,14 @@ pub(super) fn introduction(socket: &OwnedFd) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    /// A process that another test starts has our end, too, until its program begins.
+    fn wait_for_the_end(theirs: &OwnedFd) {
+        while receive(theirs).is_ok_and(|message| message.is_none()) {
+            std::thread::yield_now();
+        }
+        assert!(receive(theirs).is_err());
+    }
+
     #[test]
     fn an_announcement_reads_as_the_message_it_stands_for() {
         let text = [GROUP_BEFORE, b"4711", GROUP_AFTER].concat();
@@ -177,6 +185,16 @@ mod tests {
             assert!(Message::read(&leader.write().unwrap()).is_err(), "{leader:?}");
         }
         assert!(matches!(Message::read(b"{\"Group\":2}"), Ok(Message::Group(2))));
+        let kin = |leader, process_one| {
+            let dflock = Identity { pid: 10, started: 1 };
+            let named = |pid| Some(Identity { pid, started: 1 });
+            let (leader, process_one) = (named(leader), named(process_one));
+            let (mark, spared) = ("m".to_owned(), Vec::new());
+            let kin =
+                Kin { dflock, mark, spared, adopts: true, reapers: Vec::new(), cgroup: None, process_one, leader };
+            Message::read(&Message::Kin(kin).write().unwrap())
+        };
+        assert!(kin(20, 30).is_ok() && kin(1, 30).is_err() && kin(20, 1).is_err() && kin(20, -30).is_err());
     }
 
     #[test]
@@ -193,7 +211,7 @@ mod tests {
         }
         assert!(receive(&theirs).unwrap().is_none());
         drop(ours);
-        assert!(receive(&theirs).is_err());
+        wait_for_the_end(&theirs);
     }
 
     /// A farewell that comes with the end of whoever did not read an answer would be taken for a death otherwise.
@@ -204,6 +222,6 @@ mod tests {
         send(&ours, &Message::Farewell, None).unwrap();
         drop(ours);
         assert!(matches!(receive(&theirs), Ok(Some((Message::Farewell, _)))));
-        assert!(receive(&theirs).is_err());
+        wait_for_the_end(&theirs);
     }
 }

@@ -473,43 +473,4 @@ pub fn live(socket: OwnedFd, let_go: LetGo<'_>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lock(key: &str) -> (HeldLock, Line) {
-        let (key, token) = (Key::new(key.as_bytes()).unwrap(), Token::new("0123").unwrap());
-        (HeldLock { key, space: Space::Locks, token }, None)
-    }
-
-    fn told() -> Told {
-        let ours = Identity::now(nix::unistd::getpid().as_raw());
-        let kin = Kin {
-            dflock: ours,
-            mark: "m".to_owned(),
-            spared: Vec::new(),
-            adopts: false,
-            reapers: Vec::new(),
-            cgroup: None,
-            process_one: None,
-            leader: Some(Identity { pid: 4711, started: 12 }),
-        };
-        let (kill_at, held_until) = (Moment::from_nanos(8), Moment::from_nanos(9));
-        Told { locks: vec![lock("a"), lock("b")], kin: Some((kin, None)), kill_at, held_until, owner: None }
-    }
-
-    /// Dflock may be killed at any step.
-    #[test]
-    fn a_successor_that_was_told_half_lets_go_of_nothing_that_is_relied_on() {
-        let is_lock = |message: &Message| matches!(message, Message::Lock(_));
-        let needed_before_a_lock = |told: &Told| -> Vec<Message> {
-            told.messages().into_iter().map(|(message, _)| message).take_while(|message| !is_lock(message)).collect()
-        };
-        let before = needed_before_a_lock(&told());
-        let knows = |wanted: fn(&Message) -> bool| before.iter().any(wanted);
-        assert!(knows(|message| matches!(message, Message::Kin(kin) if kin.leader.is_some())), "{before:?}");
-        assert!(knows(|message| matches!(message, Message::KillAt(8))), "{before:?}");
-        assert!(knows(|message| matches!(message, Message::HeldUntil(9))), "{before:?}");
-        let before = needed_before_a_lock(&Told { kin: None, owner: Some((15, None)), ..told() });
-        assert!(before.iter().any(|message| matches!(message, Message::Owner(15))), "{before:?}");
-    }
-}
+mod tests;

@@ -124,11 +124,10 @@ impl Sentry {
         self.pid.is_some() && !self.is_unfit
     }
 
-    /// One that is stopped, frozen or has not even begun may go on at any time: then it is dead. Before our end of
-    /// the socket closes, which it would take for a death. Returns its number if its end is still to be read.
+    /// One that is stopped, frozen or has not even begun may go on at any time: then it is dead. It is killed before
+    /// our end of the socket closes, which it would take for our death. Returns its number if its end is still to be
+    /// read.
     pub(super) fn end(self) -> Option<Pid> {
-        // If it cannot be said, it dies all the same.
-        let _ = message::send(&self.socket, &Message::Farewell, None);
         // Not reaped by us yet, so that the number is still its own.
         self.pid.inspect(|pid| {
             let _ = kill(*pid, Signal::SIGKILL);
