@@ -52,6 +52,25 @@ pub fn bound_unsent(socket: BorrowedFd<'_>, bytes: u32) {
     let _ = (socket, bytes);
 }
 
+/// A number of the network that we are in, which no other one has or will have during this boot.
+#[cfg(target_os = "linux")]
+pub fn network_cookie() -> Option<u64> {
+    let socket = std::os::unix::net::UnixDatagram::unbound().ok()?;
+    let mut cookie = 0u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for the length of the call, which writes no more than `size` bytes, to `cookie` alone.
+    let told = unsafe {
+        let option = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, option, &raw mut size)
+    };
+    (told == 0).then_some(cookie)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn network_cookie() -> Option<u64> {
+    None
+}
+
 /// Bytes of memory of this machine.
 pub fn memory_size() -> Option<u64> {
     #[cfg(target_os = "linux")]

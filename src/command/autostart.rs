@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -26,6 +27,7 @@ use crate::holder::registry::START_LOCK;
 use crate::holder::start::this_program;
 use crate::holder::{Site, places};
 use crate::output;
+use crate::server::journal::Mark;
 use crate::settings::Settings;
 use crate::settings::servers::DEFAULT_PORT;
 use crate::sys::{self, Fork};
@@ -109,7 +111,10 @@ async fn start(until: Moment, limit: Duration, is_told: bool) -> Result<(), Fail
         }
         // Between users the bind decides, and another was quicker.
         Ok(Err(_)) if is_there() => Ok(()),
-        Ok(Err(why)) => Err(cannot(&why)),
+        Ok(Err(LastWords { why, hint })) => {
+            let failure = cannot(&why);
+            Err(if let Some(hint) = hint { failure.hint(hint) } else { failure })
+        }
         Err(_) => {
             // It may not begin to serve when nobody waits for it any more.
             report.end_server();
@@ -168,6 +173,20 @@ enum Came {
     TooLate,
 }
 
+/// What one that does not serve said, as every failure is told: why, and what to do.
+struct LastWords {
+    why: String,
+    hint: Option<String>,
+}
+
+impl LastWords {
+    fn of(lines: Vec<String>) -> LastWords {
+        let mut lines = lines.into_iter();
+        let why = lines.next().unwrap_or_else(|| "it ended without a word".to_owned());
+        LastWords { why, hint: lines.next() }
+    }
+}
+
 impl Report {
     fn of(stderr: ChildStderr) -> std::io::Result<Report> {
         let pipe = pipe::Receiver::from_owned_fd(stderr.into())?;
@@ -178,14 +197,13 @@ impl Report {
         })
     }
 
-    /// `Err` is the last that it said.
-    async fn next(&mut self) -> Result<Came, String> {
-        let mut said = "it ended without a word".to_owned();
+    async fn next(&mut self) -> Result<Came, LastWords> {
+        let mut said = Vec::new();
         loop {
             let line = match self.line().await {
                 Ok(Some(line)) => line,
-                Ok(None) => return Err(said),
-                Err(why) => return Err(why.to_string()),
+                Ok(None) => return Err(LastWords::of(said)),
+                Err(why) => return Err(LastWords { why: why.to_string(), hint: None }),
             };
             let event: Value = serde_json::from_str(&line).unwrap_or_default();
             match event["event"].as_str() {
@@ -194,8 +212,7 @@ impl Report {
                 Some(BEGINS) => self.know_process(&event),
                 Some(WAITS) if is_there() => return Ok(Came::TooLate),
                 Some(_) => {}
-                None if line.starts_with("dflock: ") => said = line.trim_start_matches("dflock: ").to_owned(),
-                None => {}
+                None => said.extend(line.strip_prefix("dflock: ").map(str::to_owned)),
             }
         }
     }
@@ -240,6 +257,8 @@ impl Report {
 /// What the process that is to be the server has to know.
 pub(crate) struct Turn {
     pub(crate) state_dir: PathBuf,
+    /// Says where that is.
+    pub(crate) mark: Option<Arc<Mark>>,
     /// While it is locked, nobody else starts one.
     _lock: File,
 }
@@ -265,8 +284,24 @@ pub(crate) fn take_turn() -> Result<Option<Turn>, Failure> {
         tell(NOT_NEEDED);
         return Ok(None);
     }
-    let state_dir = dir.join(format!("server-{DEFAULT_PORT}{}", network()));
-    Ok(Some(Turn { state_dir, _lock: lock }))
+    let mark = mark().map(Arc::new);
+    let known = mark.as_ref().map_or(Ok(None), |mark| mark.find())?;
+    let state_dir = known.unwrap_or_else(|| dir.join(format!("server-{DEFAULT_PORT}{}", network())));
+    Ok(Some(Turn { state_dir, mark, _lock: lock }))
+}
+
+/// What says where the state is of a server that is at this address, of this user, and in a directory of this choice.
+fn mark() -> Option<Mark> {
+    let mut name = format!("server-{DEFAULT_PORT}-{}", places::boot()?);
+    match sys::network_cookie() {
+        // Numbers of namespaces come again.
+        Some(cookie) => name += &format!("-{cookie}"),
+        None => name += &format!("-ns{}", network()),
+    }
+    if let Some(choice) = places::choice() {
+        name += &format!("-{:08x}", crc32fast::hash(choice.as_os_str().as_bytes()));
+    }
+    Some(Mark::new(places::fixed(), &name))
 }
 
 fn tell(event: &str) {

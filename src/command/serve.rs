@@ -171,17 +171,21 @@ enum Fsync {
 
 impl Serve {
     pub fn run(mut self) -> Result<(), Failure> {
-        let mut turn = None;
+        let (mut turn, mut mark) = (None, None);
         if self.detach {
             let Some(taken) = autostart::take_turn()? else { return Ok(()) };
             self.state_dir = Some(taken.state_dir.clone());
+            mark.clone_from(&taken.mark);
             turn = Some(taken);
         }
         raise_descriptor_limit();
         let log = log::Log::start(self.log_format);
         let report = reporter(log.clone());
         let files = self.files.clone();
-        let options = self.options()?;
+        let mut options = self.options()?;
+        if let Some(state) = &mut options.state {
+            state.mark = mark;
+        }
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         super::check_descriptors()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -222,7 +226,7 @@ impl Serve {
         // An empty variable is one that is not set.
         let dir = self.state_dir.filter(|dir| !dir.as_os_str().is_empty());
         Ok(Options {
-            state: dir.map(|dir| journal::Options { dir, fsync, is_remade: self.detach }),
+            state: dir.map(|dir| journal::Options { dir, fsync, is_remade: self.detach, mark: None }),
             hosts: self.host,
             port: self.port,
             socket,

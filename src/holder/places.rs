@@ -60,6 +60,18 @@ pub fn existing() -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
+/// Where every start of this user can look, whatever its home and its variables are; none of them need be there.
+pub fn fixed() -> Vec<PathBuf> {
+    let mine = nix::unistd::geteuid();
+    let root = mine.is_root().then(|| PathBuf::from("/run/dflock"));
+    root.into_iter().chain([PathBuf::from(format!("/run/user/{mine}/dflock")), in_tmp()]).collect()
+}
+
+/// What the caller says of the place. Who says something else gets another one, and means to.
+pub fn choice() -> Option<PathBuf> {
+    variable(VARIABLE).or_else(|| if account_home().is_none() { variable("HOME") } else { None })
+}
+
 /// A directory that could be used.
 struct Place {
     dir: PathBuf,
@@ -99,26 +111,37 @@ fn wanted() -> Vec<Place> {
         places.push(Place { dir: PathBuf::from("/run/dflock"), below: None });
     }
     if let Some(home) = home() {
-        places.push(Place { dir: home.join(".local/state/dflock").join(boot()), below: Some(home) });
+        places.push(Place {
+            dir: home.join(".local/state/dflock").join(boot().unwrap_or_else(|| "boot".to_owned())),
+            below: Some(home),
+        });
     }
     let login = PathBuf::from(format!("/run/user/{mine}"));
     places.push(Place { dir: login.join("dflock"), below: Some(login) });
-    places.push(Place { dir: PathBuf::from(format!("/tmp/dflock-{mine}")), below: None });
+    places.push(Place { dir: in_tmp(), below: None });
     places
+}
+
+fn in_tmp() -> PathBuf {
+    PathBuf::from(format!("/tmp/dflock-{}", nix::unistd::geteuid()))
 }
 
 /// That of the account, which is the same for all who are this user. `HOME` says what its caller likes, so it is only
 /// for those who have no account; under sudo it may be another user's.
 fn home() -> Option<PathBuf> {
-    let account = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
-    account.or_else(|| variable("HOME")).filter(|home| is_own_dir(home))
+    account_home().or_else(|| variable("HOME")).filter(|home| is_own_dir(home))
 }
 
-/// Names this boot of this machine: a home may be shared by many, and what ends with a boot must not outlive it.
-fn boot() -> String {
+fn account_home() -> Option<PathBuf> {
+    nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir)
+}
+
+/// Names this boot of this machine, where it is known: a home may be shared by many, and what ends with a boot must not
+/// outlive it.
+pub fn boot() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let short: String = id.chars().take_while(char::is_ascii_hexdigit).collect();
-    if short.is_empty() { "boot".to_owned() } else { short }
+    (!short.is_empty()).then_some(short)
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
@@ -233,6 +256,7 @@ mod tests {
 
     #[test]
     fn this_boot_has_a_name() {
-        assert!(!boot().is_empty() && boot().len() < 20, "{}", boot());
+        let boot = boot().unwrap();
+        assert!(!boot.is_empty() && boot.len() < 20, "{boot}");
     }
 }

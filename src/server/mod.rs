@@ -116,7 +116,7 @@ impl Server {
                 let wake = earlier.clone();
                 let on_accepting = Box::new(move || wake.notify_one());
                 let dir = succession.dir(&state.dir, state.is_remade).await?;
-                let (table, journal) = journal::open(dir, state.fsync, options.limits, &report, on_accepting)?;
+                let (table, journal) = journal::open(dir, state, options.limits, &report, on_accepting)?;
                 (table, Some(journal))
             }
         };
@@ -129,6 +129,9 @@ impl Server {
                 None => Listener::bind(host, options.port, options.socket).await,
             };
             listeners.extend(bound.map_err(|why| cannot_listen(host, options.port, &why))?);
+        }
+        if let Some(journal) = &journal {
+            journal.begin_to_serve()?;
         }
         let memory = Memory::new(options.max_memory);
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
@@ -188,6 +191,9 @@ impl Server {
         let unused = tokio::select! {
             () = without_state(&context), if leaves_without_state => {
                 (context.report)(Event::LeftWithoutState);
+                if let Some(journal) = context.shared.journal() {
+                    journal.is_needed_no_more();
+                }
                 accepting.shutdown().await;
                 return;
             }
@@ -205,6 +211,7 @@ impl Server {
                 // Nothing is held, but what ended last may not be on disk yet. If it cannot be, that was told to nobody.
                 if let Some(journal) = journal {
                     let _ = tokio::time::timeout(CLOSE_WITHIN, journal.close()).await;
+                    journal.is_needed_no_more();
                 }
                 (context.report)(Event::IdleExit { after: idle_exit.unwrap_or_default() });
             }
@@ -259,6 +266,9 @@ impl Context {
             Some(()) = stops.recv() => Event::EndedBySecondSignal { held: held() },
         };
         (self.report)(end);
+        if held() == 0 {
+            journal.is_needed_no_more();
+        }
         // From here on nothing is written any more: connections that end now end nothing.
         journal.stop();
     }

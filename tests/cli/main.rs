@@ -29,6 +29,7 @@ mod help;
 mod holders;
 mod json;
 mod lines;
+mod lost_state;
 mod original;
 mod places;
 mod queue;

@@ -13,7 +13,7 @@ use super::replay::Damage;
 use crate::error::{Failure, Kind};
 
 const LOCK: &str = "lock";
-const JOURNAL: &str = "journal";
+pub(super) const JOURNAL: &str = "journal";
 
 /// Where a new journal is begun, until it takes the place of the other.
 const DRAFT: &str = "journal.new";
@@ -143,6 +143,11 @@ impl Dir {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Which directory it is that has this name.
+    pub(super) fn id(&self) -> FileId {
+        self.folder.id()
     }
 
     pub(super) fn journal(&self) -> PathBuf {

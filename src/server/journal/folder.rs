@@ -57,6 +57,10 @@ impl Folder {
         Ok(Ok(Folder { id: id_of(&about), descriptor }))
     }
 
+    pub(super) fn id(&self) -> FileId {
+        self.id
+    }
+
     /// Whether this is what the path leads to.
     pub(super) fn is_at(&self, path: &Path) -> bool {
         fs::metadata(path).is_ok_and(|about| id_of(&about) == self.id)

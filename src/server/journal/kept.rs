@@ -127,6 +127,11 @@ impl Kept {
         self.grants.len()
     }
 
+    /// When the last of all leases ends.
+    pub fn ends(&self) -> Moment {
+        self.grants.values().map(|held| held.grant.until).max().unwrap_or(Moment::from_nanos(0))
+    }
+
     pub fn queued(&self) -> usize {
         self.places.len()
     }

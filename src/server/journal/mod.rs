@@ -23,6 +23,7 @@ mod folder;
 pub mod frame;
 pub mod kept;
 mod line;
+pub mod mark;
 pub mod record;
 pub mod replay;
 mod writer;
@@ -35,9 +36,11 @@ use std::time::Duration;
 
 use dir::{Dir, cannot};
 use downtime::{Boot, Clocks, Times};
+use folder::FileId;
 use kept::Kept;
 use line::Line;
 pub(super) use line::Promise;
+pub use mark::Mark;
 use writer::Writer;
 
 use super::table::{Change, Limits, Table};
@@ -64,12 +67,16 @@ pub struct Options {
     pub fsync: Fsync,
     /// The directory is nobody's but this server's: where it was removed, as by a clean-up, it is made again.
     pub is_remade: bool,
+    /// Says where it is, to whoever starts the next server and has to find it.
+    pub mark: Option<Arc<Mark>>,
 }
 
 /// The journal in the server's hands.
 pub(super) struct Journal {
     dir: PathBuf,
+    id: FileId,
     line: Arc<Line>,
+    mark: Option<Arc<Mark>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -77,14 +84,14 @@ pub(super) struct Journal {
 /// well again.
 pub(super) fn open(
     mut dir: Dir,
-    fsync: Fsync,
+    options: &Options,
     limits: Limits,
     report: &Report,
     on_accepting: Box<dyn Fn() + Send>,
 ) -> Result<(Table, Journal), Failure> {
     let began = clock::server_now();
     sys::ignore_file_size_signal();
-    let path = dir.path().to_owned();
+    let (path, id) = (dir.path().to_owned(), dir.id());
     let now = clocks();
     let mut kept = Kept::default();
     let mut down = Duration::ZERO;
@@ -107,7 +114,7 @@ pub(super) fn open(
     let table = kept.table(limits, now.times.server);
     let (held, queued) = (kept.held(), kept.queued());
     let line = Arc::new(Line::new());
-    let writer = Writer::new(dir, now.boot, fsync, kept, line.clone(), report.clone(), on_accepting);
+    let writer = Writer::new(dir, now.boot, options, kept, line.clone(), report.clone(), on_accepting);
     let writer = writer.map_err(|why| cannot(&path, "write to", &why))?;
     let took = clock::server_now().since(began);
     report(Event::StateOpened {
@@ -121,12 +128,24 @@ pub(super) fn open(
     });
     let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run());
     let thread = thread.map_err(|why| Failure::internal("start the thread of the journal", &why))?;
-    Ok((table, Journal { dir: path, line, writer: Mutex::new(Some(thread)) }))
+    Ok((table, Journal { dir: path, id, line, mark: options.mark.clone(), writer: Mutex::new(Some(thread)) }))
 }
 
 impl Journal {
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The address is ours, and from now on something may be held.
+    pub(super) fn begin_to_serve(&self) -> Result<(), Failure> {
+        self.mark.as_ref().map_or(Ok(()), |mark| mark.begin(&self.dir, self.id))
+    }
+
+    /// Nothing is held, and nothing is given out any more.
+    pub(super) fn is_needed_no_more(&self) {
+        if let Some(mark) = &self.mark {
+            mark.finish();
+        }
     }
 
     /// Whether there is room to give out locks.

@@ -15,8 +15,10 @@ use super::file::{PIECE, Pen};
 use super::frame::Header;
 use super::kept::{Cursor, Kept};
 use super::line::{Batch, Line};
-use super::{Fsync, record};
+use super::mark::Mark;
+use super::{Fsync, Options, record};
 use crate::clock::{self, Moment};
+use crate::server::table::Change;
 use crate::server::{Event, Report};
 
 /// With `--fsync interval`: at most this much is lost when the machine dies.
@@ -32,6 +34,9 @@ const STAMP_EVERY: Duration = Duration::from_secs(10);
 /// While anything is held, this often it is looked whether the next server would find what was written.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// A mark stays for so long after the last lock, so that one after the other does not write and remove it each time.
+const MARKED_FOR: Duration = Duration::from_secs(1);
+
 /// How long until a failing disk is tried again: longer every time.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(2);
@@ -41,6 +46,11 @@ pub(super) struct Writer {
     boot: Boot,
     fsync: Fsync,
     line: Arc<Line>,
+    mark: Option<Arc<Mark>>,
+    /// No lease that was given out since anything is held ends later.
+    ends: Moment,
+    /// Nothing is held: the mark goes then.
+    unmark_at: Option<Moment>,
     report: Report,
     /// Called when locks may be given out again.
     on_accepting: Box<dyn Fn() + Send>,
@@ -75,7 +85,7 @@ impl Writer {
     pub(super) fn new(
         dir: Dir,
         boot: Boot,
-        fsync: Fsync,
+        Options { fsync, mark, .. }: &Options,
         kept: Kept,
         line: Arc<Line>,
         report: Report,
@@ -85,8 +95,11 @@ impl Writer {
         let mut writer = Writer {
             dir,
             boot,
-            fsync,
+            fsync: *fsync,
             line,
+            mark: mark.clone(),
+            ends: kept.ends(),
+            unmark_at: Some(now),
             report,
             on_accepting,
             kept,
@@ -98,15 +111,17 @@ impl Writer {
             looked_at: now,
             synced_at: now,
         };
-        let Err(why) = writer.begin_anew() else { return Ok(writer) };
-        if !is_full(&why) || !writer.dir.has_old_journal() {
-            return Err(why);
+        if let Err(why) = writer.begin_anew() {
+            if !is_full(&why) || !writer.dir.has_old_journal() {
+                return Err(why);
+            }
+            // The room that it had made for the worst: this is the worst.
+            let begun = writer.dir.give_back_room().and_then(|()| writer.begin_anew());
+            if let Err(why) = begun {
+                writer.fail("write", &why);
+            }
         }
-        // The room that it had made for the worst: this is the worst.
-        let begun = writer.dir.give_back_room().and_then(|()| writer.begin_anew());
-        if let Err(why) = begun {
-            writer.fail("write", &why);
-        }
+        writer.say_where();
         Ok(writer)
     }
 
@@ -124,7 +139,10 @@ impl Writer {
             self.write(&batch);
             if self.pen.is_none() && self.is_time_to_retry() {
                 match self.begin_anew() {
-                    Ok(()) => self.keep(mark),
+                    Ok(()) => {
+                        self.say_where();
+                        self.keep(mark);
+                    }
                     Err(why) => self.fail("write", &why),
                 }
             }
@@ -161,6 +179,11 @@ impl Writer {
                 next = next.min(self.written_at + STAMP_EVERY).min(self.looked_at + LOOK_EVERY);
             }
         }
+        if self.mark.is_some()
+            && let Some(unmark_at) = self.unmark_at
+        {
+            next = next.min(unmark_at);
+        }
         (next != Moment::NEVER).then(|| next.since(now))
     }
 
@@ -180,7 +203,8 @@ impl Writer {
             return self.fail("sync", &why);
         }
         let is_look_due = self.kept.held() > 0 && now.since(self.looked_at) >= LOOK_EVERY;
-        if self.pen.is_some() && (is_stamp_due || is_look_due || !batch.changes.is_empty()) {
+        let is_looked_at = self.pen.is_some() && (is_stamp_due || is_look_due || !batch.changes.is_empty());
+        if is_looked_at {
             self.looked_at = now;
             if let Err(why) = self.look_again() {
                 // Where it may be made again, that is done before anybody hears of anything.
@@ -189,7 +213,33 @@ impl Writer {
                     return self.fail("find", &why);
                 }
             }
+        }
+        self.say_where();
+        if is_looked_at {
             self.keep(batch.mark);
+        }
+    }
+
+    /// Before anybody hears of a lock, whoever starts the next server can know where it is written down.
+    fn say_where(&mut self) {
+        let Some(mark) = &self.mark else { return };
+        if self.kept.held() > 0 {
+            self.unmark_at = None;
+            // What was not written nobody has.
+            if self.pen.is_some() {
+                mark.keep(self.dir.path(), self.dir.id(), self.ends);
+            }
+            return;
+        }
+        let now = clock::server_now();
+        match self.unmark_at {
+            None if self.ends > Moment::from_nanos(0) => self.unmark_at = Some(now + MARKED_FOR),
+            Some(unmark_at) if now >= unmark_at => {
+                mark.clear();
+                self.ends = Moment::from_nanos(0);
+                self.unmark_at = None;
+            }
+            _ => {}
         }
     }
 
@@ -207,6 +257,9 @@ impl Writer {
         let mut piece = Vec::new();
         for change in &batch.changes {
             self.kept.apply(change);
+            if let Change::Granted { until, .. } | Change::Renewed { until, .. } = change {
+                self.ends = self.ends.max(*until);
+            }
             record::write(change, &mut piece);
             if piece.len() >= PIECE {
                 pieces.push(std::mem::take(&mut piece));
