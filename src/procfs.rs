@@ -41,8 +41,12 @@ pub struct Process {
 const STATE: usize = 0;
 const PARENT: usize = 1;
 const GROUP: usize = 2;
+const FLAGS: usize = 6;
 const THREADS: usize = 17;
 const STARTED: usize = 19;
+
+/// Among the flags: it was forked, and has not executed a program of its own.
+const IS_FORK: u64 = 0x40;
 
 impl Identity {
     /// Of whoever has this number now; if nobody has, of nobody who will.
@@ -143,6 +147,13 @@ pub fn is_busy(pid: i32) -> bool {
 
 fn wants_to_run(stat: &str) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, tail)| tail.trim_start().starts_with('R'))
+}
+
+/// Whether a process was forked and has not executed a program of its own.
+pub fn is_fork(pid: i32) -> bool {
+    let stat = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).unwrap_or_default()).into_owned();
+    let flags = stat.rsplit_once(')').and_then(|(_, tail)| tail.split_whitespace().nth(FLAGS)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & IS_FORK != 0)
 }
 
 /// What a process is called: its name, and its command line with NULs between the words.

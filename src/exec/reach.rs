@@ -21,9 +21,11 @@ use crate::procfs::{self, Identity, Process};
 /// The variable that marks the processes of a command: a word for each `dflock exec` around it.
 pub(super) const MARK: &str = "DFLOCK_RUN";
 
-/// How dflock's own services are called, which a job may have caused to be started: a holder, which ends with its
-/// owner, and a server, which serves others too.
-const SERVICES: [&[u8]; 2] = [b"dflock: ", b"dflock\0serve\0--detach\0"];
+/// By what a dflock knows that it is a guardian, or a holder, which ends with its owner, if it has no other argument.
+const TITLES: [&[u8]; 2] = [b"guardian of ", b"dflock: holding "];
+
+/// How a server is started, which serves others too.
+const SERVER: &[u8] = b"dflock\0serve\0--detach\0";
 
 /// To look at all processes takes its time on a big machine: one part of so many may be spent on it.
 const SHARE: u32 = 20;
@@ -211,14 +213,22 @@ fn is_its_group(leader: Identity) -> bool {
     Process::of(leader.pid).is_none_or(|process| process.identity == leader)
 }
 
-/// A guardian, or a service of dflock's own. Anybody may call itself as it likes; what it runs is no matter of its own.
+/// A guardian, or a service of dflock's own. Anybody may call itself as it likes; what it runs is no matter of its own, and
+/// what that does follows from how it was started: none of these starts a command.
 pub(super) fn is_apart(identity: Identity) -> bool {
-    let is_called_so = |(name, line): (Vec<u8>, Vec<u8>)| {
-        let is_guardian = name == guard::TITLE.as_bytes() && line.starts_with(guard::TITLE.as_bytes());
-        let is_guardian = is_guardian || name == guard::UNBORN.to_bytes();
-        is_guardian || SERVICES.iter().any(|service| line.starts_with(service))
+    let is_one = |(name, line): (Vec<u8>, Vec<u8>)| {
+        // One that does not run its program yet has the arguments of its dflock.
+        let is_unborn = || name == guard::UNBORN.to_bytes() && procfs::is_fork(identity.pid);
+        is_line_of_one(&line) || is_unborn()
     };
-    runs_dflock(identity.pid) && procfs::names(identity.pid).is_some_and(is_called_so)
+    runs_dflock(identity.pid) && procfs::names(identity.pid).is_some_and(is_one)
+}
+
+/// One that has renamed itself has more than one NUL at its end.
+fn is_line_of_one(line: &[u8]) -> bool {
+    let end = line.iter().position(|byte| *byte == 0).unwrap_or(line.len());
+    let is_all = line[end..].iter().all(|byte| *byte == 0);
+    line.starts_with(SERVER) || is_all && TITLES.iter().any(|title| line.starts_with(title))
 }
 
 fn is_for_want_of_room(why: &std::io::Error) -> bool {
@@ -244,4 +254,34 @@ pub(super) fn signal_one(identity: Identity, signal: Signal) -> bool {
         return is_same() && crate::sys::pidfd_send_signal(std::os::fd::AsFd::as_fd(&process), signal as i32).is_ok();
     }
     is_same() && kill(Pid::from_raw(identity.pid), signal).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_tells_who_starts_no_command() {
+        for line in ["guardian of process 7\0\0\0", "guardian of process 7\0", "dflock: holding k on x\0"] {
+            assert!(is_line_of_one(line.as_bytes()), "{line:?}");
+        }
+        assert!(is_line_of_one(b"dflock\0serve\0--detach\0--port\x001\0"));
+        for line in [
+            "",
+            "\0",
+            "guardian\0",
+            "guardian of x\0exec\0k\0job\0",
+            "dflock: holding k\0\0exec\0",
+            "dflock\0exec\0serve\0--detach\0",
+            "dflock: \0",
+        ] {
+            assert!(!is_line_of_one(line.as_bytes()), "{line:?}");
+        }
+    }
+
+    /// As they are known elsewhere.
+    #[test]
+    fn a_guardian_begins_with_its_title() {
+        assert!(TITLES[0].starts_with(guard::TITLE.as_bytes()));
+    }
 }

@@ -186,3 +186,29 @@ fn who_leaves_at_once_is_ended_though_dflock_had_children_before() {
     running.signal("CONT");
     running.finish().code(79);
 }
+
+/// Guardians and holders serve others, too, and are left alone. What they run is dflock, as this does; but this runs
+/// somebody.
+#[test]
+fn a_dflock_of_the_commands_is_ended_whatever_it_calls_itself() {
+    for (file, title) in [
+        ("guardian", "guardian"),
+        ("guardian-to-be", "dflock"),
+        ("dflock", "dflock: holding k on x"),
+        ("x", "guardian of x"),
+    ] {
+        let house = House::new();
+        let script = format!(
+            "mkdir at; ln -s \"$(command -v dflock)\" at/{file}
+             setsid bash -c 'exec -a \"{title}\" at/{file} exec inner env -i sh -c \"$RUNAWAY\"' <&- >&- 2>&- & exec sleep 60"
+        );
+        let mut command = house.command("dflock");
+        command.env("RUNAWAY", RUNAWAY).args(["exec", "--contain", "group", "--kill-after", "0.2", "k", "-c", &script]);
+        let running = Running::start(&mut command);
+        let runaway: u32 = house.wait_for_file("pid").trim().parse().expect("a number");
+        running.signal("TERM");
+        running.finish().code(143);
+        assert!(!has_life(runaway), "{title} as {file}: dflock has left, and it runs");
+        house.dflock(&["exec", "-w", "20", "inner", "true"]).code(0);
+    }
+}

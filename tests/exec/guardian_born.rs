@@ -14,12 +14,17 @@ use crate::house::{now, wait_for};
 
 /// Whoever this process forks from now on comes to its program only after a minute. `None` where that cannot be.
 fn delay_programs_of(house: &House, pid: u32) -> Option<Running> {
+    delay(house, pid, "enter")
+}
+
+/// The same, or has come to it, and begins only then (`exit`).
+fn delay(house: &House, pid: u32, when: &str) -> Option<Running> {
     if !is_there("strace") {
         skipped("strace is not there");
         return None;
     }
     let mut command = house.command("strace");
-    command.args(["-f", "-o", "/dev/null", "-e", "trace=execve", "-e", "inject=execve:delay_enter=60s"]);
+    command.args(["-f", "-o", "/dev/null", "-e", "trace=execve", "-e", &format!("inject=execve:delay_{when}=60s")]);
     let strace = Running::start(command.args(["-p", &pid.to_string()]));
     wait_for("strace", || is_traced(pid).then_some(()));
     Some(strace)
@@ -81,6 +86,29 @@ fn one_that_begins_after_the_end_of_dflock_ends_the_command() {
     drop(strace);
     house.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
     assert!(!is_running("first", &house));
+}
+
+/// Until it has given itself a name it has that of the link by which its program was found.
+#[test]
+fn one_that_has_just_come_to_its_program_is_not_taken_for_the_commands() {
+    let _quiet = crate::quiet();
+    let house = House::new();
+    let script = "echo $$ > pid; exec sleep 60";
+    let first = house.start(&["exec", "--contain", "group", "-l", "60", "--kill-after", "60", "k", "-c", script]);
+    house.wait_for_file("pid");
+    let guardian = wait_for("the guardian", || guardian_of(first.pid));
+    let Some(_strace) = delay(&house, first.pid, "exit") else { return };
+    signal(guardian, Signal::SIGKILL);
+    // Each has more time than the one before; the third one has eight seconds.
+    let mut before = vec![guardian];
+    for _ in 0..3 {
+        let is_it = |pid: &u32| !before.contains(pid) && has_life(*pid) && is_called(*pid, "exe");
+        before.push(wait_for("one that has begun", || children_of(first.pid).into_iter().find(is_it)));
+    }
+    let begin = now();
+    first.signal("TERM");
+    first.finish().code(143);
+    assert!(begin.elapsed() < Duration::from_secs(4), "it took {:?}", begin.elapsed());
 }
 
 fn is_called(pid: u32, name: &str) -> bool {
