@@ -146,7 +146,8 @@ fn with_a_namespace_it_is_hidden_as_well() {
     let one = children(running.pid).into_iter().find(|pid| name(*pid) == "dflock-init").expect("process 1");
     wait_until_hidden(one, "process 1");
     wait_until_hidden(wait_for("the guardian", || guardian_of(running.pid)), "the guardian");
-    let command = children(running.pid).into_iter().find(|pid| name(*pid) == "sleep").expect("the command");
+    let sleeps = || children(running.pid).into_iter().find(|pid| name(*pid) == "sleep");
+    let command = wait_for("the command to be `sleep`", sleeps);
     assert!(!is_hidden(command), "the memory of the command");
     running.signal("TERM");
     running.finish();
