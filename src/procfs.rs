@@ -62,8 +62,7 @@ impl Process {
     }
 
     fn read(pid: i32) -> Option<Process> {
-        // A name is cut at so many bytes, in the middle of a letter too.
-        parse(pid, &String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
+        parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
     /// Of this program.
@@ -72,9 +71,10 @@ impl Process {
     }
 }
 
-/// A name may hold anything, brackets and line ends too.
-fn parse(pid: i32, stat: &str) -> Option<Process> {
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+/// A name may hold anything, brackets and line ends too, and is cut at so many bytes, in the middle of a letter.
+fn parse(pid: i32, stat: &[u8]) -> Option<Process> {
+    let tail = str::from_utf8(stat.rsplit(|byte| *byte == b')').next()?).ok()?;
+    let fields: Vec<&str> = tail.split_ascii_whitespace().take(STARTED + 1).collect();
     let number = |field: usize| fields.get(field).and_then(|text| text.parse::<i32>().ok());
     // One whose first thread has ended looks dead while its other threads run.
     let is_dead = matches!(*fields.get(STATE)?, "Z" | "X") && number(THREADS).is_none_or(|threads| threads <= 1);
@@ -238,15 +238,15 @@ mod tests {
         let tail = "S 12 34 56 34816 34 4194560 1 2 3 4 5 6 7 8 20 0 3 0 4711 123 456";
         let expected = Process { identity: Identity { pid: 9, started: 4711 }, parent: 12, group: 34, is_dead: false };
         for name in ["sh", "a) S 1 1 (b", "\n"] {
-            assert_eq!(parse(9, &format!("9 ({name}) {tail}")), Some(expected), "{name}");
+            assert_eq!(parse(9, format!("9 ({name}) {tail}").as_bytes()), Some(expected), "{name}");
         }
         // Neither for a disk or frozen, stopped, in the hands of a debugger, nor dead.
         let wanting = ['S', 'R', 'D', 'T', 't', 'Z', 'X', 'I']
             .into_iter()
             .filter(|state| wants_to_run(&format!("9 (a) R) {state} 1")));
         assert_eq!(wanting.collect::<String>(), "R");
-        assert_eq!(parse(9, "9 (sh"), None);
-        assert_eq!(parse(9, ""), None);
+        assert_eq!(parse(9, b"9 (sh"), None);
+        assert_eq!(parse(9, b""), None);
     }
 
     /// As the system cuts it: after fifteen bytes, here in the middle of a letter.
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn a_dead_first_thread_is_not_a_dead_process() {
         let stat = |state: &str, threads: u8| format!("9 (x) {state} 1 9 9 0 9 0 1 2 3 4 5 6 7 8 20 0 {threads} 0 7");
-        let is_dead = |state, threads| parse(9, &stat(state, threads)).unwrap().is_dead;
+        let is_dead = |state, threads| parse(9, stat(state, threads).as_bytes()).unwrap().is_dead;
         assert!(is_dead("Z", 1) && is_dead("X", 0));
         assert!(!is_dead("Z", 2) && !is_dead("T", 1));
     }
