@@ -47,6 +47,22 @@ fn assert_free_only_without(house: &House, runaway: u32, way: &str) {
 const CONTAINED: [&[&str]; 3] = [&[], &["--contain", "group"], PIDNS];
 const PIDNS: &[&str] = &["--contain", "pidns"];
 
+/// Each way with each that can be had here. The ways at once, for most of it is waiting.
+fn on_each_way(flags: &[&str], run: impl Fn(&House, Running, u32, &str) + Sync) {
+    for contain in contained() {
+        std::thread::scope(|scope| {
+            for (way, script) in WAYS {
+                let run = &run;
+                scope.spawn(move || {
+                    let house = House::new();
+                    let (running, runaway) = start(&house, script, &[flags, contain].concat());
+                    run(&house, running, runaway, &format!("{way}, {contain:?}"));
+                });
+            }
+        });
+    }
+}
+
 /// All that can be had here.
 fn contained() -> impl Iterator<Item = &'static [&'static str]> {
     CONTAINED.into_iter().filter(|contain| *contain != PIDNS || can_have_namespaces())
@@ -77,44 +93,31 @@ pub(crate) fn as_we_see_it(house: &House, pid: u32) -> u32 {
 
 #[test]
 fn a_killed_dflock_takes_along_whoever_has_left_the_group() {
-    for contain in contained() {
-        for (way, script) in WAYS {
-            let house = House::new();
-            let (running, runaway) = start(&house, script, &[&["-l", "60"], contain].concat());
-            // The guardian looks now and then who descends from whom.
-            observe(Duration::from_millis(1200), || has_life(runaway), "it runs");
-            running.signal("KILL");
-            assert_free_only_without(&house, runaway, &format!("{way}, {contain:?}"));
-        }
-    }
+    on_each_way(&["-l", "60"], |house, running, runaway, way| {
+        // The guardian looks now and then who descends from whom.
+        observe(Duration::from_millis(1200), || has_life(runaway), "it runs");
+        running.signal("KILL");
+        assert_free_only_without(house, runaway, way);
+    });
 }
 
 #[test]
 fn a_frozen_dflock_loses_whoever_has_left_the_group() {
     let _quiet = crate::quiet();
-    for contain in contained() {
-        for (way, script) in WAYS {
-            let house = House::new();
-            let (running, runaway) = start(&house, script, &[&["-l", "2"], contain].concat());
-            running.signal("STOP");
-            assert_free_only_without(&house, runaway, &format!("{way}, {contain:?}"));
-            running.signal("CONT");
-            running.finish().code(79);
-        }
-    }
+    on_each_way(&["-l", "4"], |house, running, runaway, way| {
+        running.signal("STOP");
+        assert_free_only_without(house, runaway, way);
+        running.signal("CONT");
+        running.finish().code(79);
+    });
 }
 
 #[test]
 fn an_end_by_force_reaches_whoever_has_left_the_group() {
-    for contain in contained() {
-        for (way, script) in WAYS {
-            let house = House::new();
-            let flags = [&["--max-runtime", "0.5", "--kill-after", "0.3"], contain].concat();
-            let (running, runaway) = start(&house, script, &flags);
-            running.finish().code(124);
-            assert!(!has_life(runaway), "{way}, {contain:?}: dflock has left, and it runs");
-        }
-    }
+    on_each_way(&["--max-runtime", "3", "--kill-after", "0.3"], |_, running, runaway, way| {
+        running.finish().code(124);
+        assert!(!has_life(runaway), "{way}: dflock has left, and it runs");
+    });
 }
 
 /// A job may start a daemon, in whatever way.
@@ -140,7 +143,7 @@ fn children_that_dflock_had_before_are_not_ended() {
         let house = House::new();
         let script = format!(
             "sleep 60 <&- >&- 2>&- & echo $! > helper
-             exec dflock exec --max-runtime 0.3 --kill-after 0.2 {} k sleep 60",
+             exec dflock exec --max-runtime 1 --kill-after 0.2 {} k sleep 60",
             contain.join(" ")
         );
         house.script("sh", &script).code(124);
@@ -157,7 +160,7 @@ fn a_holder_that_a_job_started_outlives_its_end_by_force() {
     for contain in contained().filter(|contain| *contain != PIDNS) {
         let house = House::new();
         let job = "dflock acquire other --owner none --max-hold 1h > token; exec sleep 60";
-        let running = house.start(&[&["exec", "--max-runtime", "1"], contain, &["k", "-c", job]].concat());
+        let running = house.start(&[&["exec", "--max-runtime", "4"], contain, &["k", "-c", job]].concat());
         house.wait_for_file("token");
         running.finish().code(124);
         house.dflock(&["exec", "-n", "other", "true"]).code(75);

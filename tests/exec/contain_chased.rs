@@ -42,7 +42,7 @@ fn assert_nobody_beats(house: &House, what: &str) {
 #[test]
 fn dflock_stays_until_the_last_of_those_who_come_and_go_is_gone() {
     // They leave little time to others.
-    let _quiet = crate::quiet();
+    let _loud = crate::loud();
     if !is_there("perl") {
         return;
     }
@@ -61,7 +61,7 @@ fn dflock_stays_until_the_last_of_those_who_come_and_go_is_gone() {
 #[test]
 fn a_killed_dflock_takes_along_a_server_that_starts_others_all_the_time() {
     // They leave little time to others.
-    let _quiet = crate::quiet();
+    let _loud = crate::loud();
     if !is_there("perl") {
         return;
     }

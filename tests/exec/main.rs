@@ -6,6 +6,8 @@ mod house;
 #[path = "../sim/random.rs"]
 mod random;
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
 mod answers;
 mod codes;
 mod confined;
@@ -44,9 +46,15 @@ fn a_fleet_meets_faults() {
     trials::trials();
 }
 
-/// Held by the trials, which load the machine to its limit, and by tests that a starved machine would fail: a
-/// margin of half a second is for clocks, not for a processor that others have.
-fn quiet() -> std::sync::MutexGuard<'static, ()> {
-    static QUIET: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    house::watchdog::in_turn(&QUIET)
+static LOAD: RwLock<()> = RwLock::new(());
+
+/// For tests that a starved machine would fail, together: a margin of half a second is for clocks, not for a processor
+/// that others have.
+fn quiet() -> RwLockReadGuard<'static, ()> {
+    house::watchdog::in_turn(|| LOAD.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// For the trials, and for whoever else loads the machine to its limit: none of those is beside them.
+fn loud() -> RwLockWriteGuard<'static, ()> {
+    house::watchdog::in_turn(|| LOAD.write().unwrap_or_else(PoisonError::into_inner))
 }

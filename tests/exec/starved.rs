@@ -106,7 +106,7 @@ fn next_one(house: &House) -> Said {
 
 #[test]
 fn a_guardian_that_comes_first_ends_the_command_of_a_frozen_dflock_in_time() {
-    let _quiet = crate::quiet();
+    let _loud = crate::loud();
     let house = House::new();
     let Some(mut quota) = Quota::new() else { return };
     let first = start(&house, &quota, "4", true);
@@ -120,7 +120,7 @@ fn a_guardian_that_comes_first_ends_the_command_of_a_frozen_dflock_in_time() {
 
 #[test]
 fn a_guardian_that_is_refused_the_processor_ends_the_command_of_a_frozen_dflock_in_time() {
-    let _quiet = crate::quiet();
+    let _loud = crate::loud();
     let house = House::new();
     let Some(mut quota) = Quota::new() else { return };
     if !is_there("setpriv") {
@@ -138,7 +138,7 @@ fn a_guardian_that_is_refused_the_processor_ends_the_command_of_a_frozen_dflock_
 
 #[test]
 fn a_dflock_that_is_refused_the_processor_ends_its_command_in_time() {
-    let _quiet = crate::quiet();
+    let _loud = crate::loud();
     let house = House::new();
     let Some(mut quota) = Quota::new() else { return };
     if !is_there("setpriv") {

@@ -293,7 +293,7 @@ fn number(variable: &str) -> Option<u64> {
 
 #[expect(clippy::print_stdout, reason = "the story and its figures")]
 pub(crate) fn trials() {
-    let _quiet = crate::quiet();
+    let _loud = crate::loud();
     let seed = number("DFLOCK_SEED").unwrap_or_else(wall);
     let rounds = number("DFLOCK_ROUNDS").unwrap_or(ROUNDS);
     println!("DFLOCK_SEED={seed} DFLOCK_ROUNDS={rounds}");

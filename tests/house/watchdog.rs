@@ -111,14 +111,14 @@ pub fn may_take(time: Duration) {
 /// Seconds that tests asked for.
 static ALLOWED: AtomicU64 = AtomicU64::new(0);
 
-/// Waits for a lane that only one test has at a time; a test begins when it has it.
-pub fn in_turn(lane: &'static Mutex<()>) -> MutexGuard<'static, ()> {
+/// Waits for what others have before it; a test begins when it has it.
+pub fn in_turn<T>(wait: impl FnOnce() -> T) -> T {
     change(|test| test.begin = None);
     let waiting = waiting_for("its turn");
-    let guard = lane.lock().unwrap_or_else(PoisonError::into_inner);
+    let had = wait();
     drop(waiting);
     change(|test| test.begin = Some(now()));
-    guard
+    had
 }
 
 /// While this lives, its thread waits for something.
