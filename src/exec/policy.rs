@@ -441,6 +441,35 @@ mod tests {
     }
 
     #[test]
+    fn while_it_is_ended_signals_are_handed_on_and_a_stop_stops_nothing_else() {
+        let mut policy = policy(RULES);
+        policy.next(at(6.5), Event::Due);
+        assert!(policy.next(at(7.0), Event::Stopped).0.is_empty());
+        let (actions, _) = policy.next(at(7.0), Event::Signal(Signal::SIGUSR1));
+        assert_eq!(actions, [Action::Pass(Signal::SIGUSR1)]);
+        let (actions, _) = policy.next(at(7.1), last(Ending::Killed(Signal::SIGTERM)));
+        assert_eq!(actions, [Action::Leave(Status::Lost)], "nobody is left to wait for");
+    }
+
+    #[test]
+    fn whom_a_command_leaves_behind_after_its_lease_is_killed_at_once() {
+        let mut policy = policy(RULES);
+        let (actions, _) = policy.next(at(9.5), among_others(Ending::Exited(0)));
+        assert_eq!(without_words(actions), [Action::Stop, Action::Kill]);
+        let mut warned = self::policy(Rules { warn_on_lost: true, ..RULES });
+        let (actions, _) = warned.next(at(9.5), last(Ending::Exited(4)));
+        assert_eq!(without_words(actions), [Action::Leave(Status::Child(Ending::Exited(4)))], "it is only told");
+    }
+
+    #[test]
+    fn too_long_a_run_is_noticed_in_time_and_a_loss_after_it_gives_no_time() {
+        let mut policy = policy(Rules { max_runtime: Some(secs(1.0)), ..RULES });
+        assert_eq!(policy.next(at(0.5), Event::Due).1, at(1.0));
+        assert_eq!(policy.next(at(1.0), Event::Due).1, at(6.0));
+        assert_eq!(policy.next(at(2.0), lost(false)).1, at(6.0));
+    }
+
+    #[test]
     fn better_news_after_a_loss_change_nothing() {
         let mut policy = policy(RULES);
         policy.next(at(1.0), lost(true));
