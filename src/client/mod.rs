@@ -63,6 +63,9 @@ pub enum Trouble {
     Full,
     #[error("it is stopping")]
     Draining,
+    /// As long as it cannot write down what it gives out.
+    #[error("it gives nothing out at the moment")]
+    Paused,
     #[error("no member of the cluster leads it at the moment")]
     NoLeader,
     /// One of several members, and yet alone.
@@ -84,6 +87,7 @@ impl Trouble {
             | Trouble::Silent
             | Trouble::Full
             | Trouble::Draining
+            | Trouble::Paused
             | Trouble::NoLeader => true,
             Trouble::Nonsense(_)
             | Trouble::WrongSecret
@@ -107,7 +111,7 @@ impl Trouble {
                 Kind::Denied
             }
             Trouble::NotStarted(why) => why.kind,
-            Trouble::Nonsense(_) | Trouble::Full | Trouble::NoCluster => Kind::Refused,
+            Trouble::Nonsense(_) | Trouble::Full | Trouble::Paused | Trouble::NoCluster => Kind::Refused,
             Trouble::Broken(_) | Trouble::Mute | Trouble::Silent | Trouble::Draining | Trouble::NoLeader => {
                 Kind::Unreachable
             }
@@ -127,6 +131,7 @@ impl Trouble {
             Trouble::SecretInTheOpen => "use --tls, or --allow-plaintext-token if the network is to be trusted",
             Trouble::Full => "raise --max-connections of the server, or try again later",
             Trouble::Draining => "try again in a moment, or name another server with --servers",
+            Trouble::Paused => "its state directory may be gone, or its disk full: its log says more",
             Trouble::NoLeader => "wait longer with -w, or look at the cluster's log",
             Trouble::NoCluster => {
                 "each server would grant the lock; name one of them, or a:6388,b:6388 without dflockd:// for shards"

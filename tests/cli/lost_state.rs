@@ -5,13 +5,14 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::client_house::Desk;
 use crate::house::clean::{House, Running, Said, finish};
 use crate::house::home::dwellers;
 use crate::house::network::in_own_network;
 use crate::house::tools::skipped;
-use crate::house::{signal, wait_for};
+use crate::house::{Server, observe, signal, wait_for};
 
 fn nobody_set_anything() -> Desk {
     Desk::new().with("DFLOCK_AUTOSTART", "").with("DFLOCK_CONNECT_RETRY", "0")
@@ -132,6 +133,49 @@ fn what_held_nothing_is_missed_by_nobody() {
         assert_eq!(desk.run(&["exec", "-n", "k", "true"]).code, Some(0));
         drop(held);
     });
+}
+
+/// Somebody who waits for a lock that is free, of a server whose directory is away.
+fn waiter_at_one_that_gives_nothing_out(server: &mut Server, dir: &Path, desk: &Desk) -> Running {
+    let holder = server.connect().take("other", "0 60");
+    assert!(!holder.is_empty());
+    fs::rename(dir, dir.with_extension("away")).expect("it is there");
+    server.event("state_failing");
+    let mut waiter = Running::start(&mut desk.command(&["exec", "-w", "60", "k", "-c", "echo > ran"]));
+    observe(Duration::from_secs(1), || assert!(waiter.is_running(), "it asks again"));
+    assert!(!desk.path().join("ran").exists());
+    waiter
+}
+
+/// Nobody has anything there, so nobody loses anything by asking again.
+#[test]
+fn who_waits_outlasts_a_server_that_gives_nothing_out() {
+    let desk = Desk::new();
+    for is_replaced in [false, true] {
+        let dir = desk.path().join(format!("state-{is_replaced}"));
+        let path = dir.to_str().expect("text");
+        let mut server = Server::start(&["--state-dir", path]);
+        let desk = Desk::at(&server.address).with("DFLOCK_CONNECT_RETRY", "");
+        let waiter = waiter_at_one_that_gives_nothing_out(&mut server, &dir, &desk);
+        // Whoever does not wait hears what is wrong, at once or at the end.
+        for limit in [["-n", "-q"], ["-w", "1"]] {
+            let args = [&["exec"], &limit[..], &["k", "true"]].concat();
+            let said = desk.run(&args);
+            assert!(said.code == Some(76) && said.err.contains("gives nothing out"), "{said:?}");
+        }
+        if is_replaced {
+            // By one that knows nothing of anybody.
+            let port = server.address.rsplit_once(':').expect("a port").1.to_owned();
+            server.signal("KILL");
+            server.wait();
+            let _next = Server::start(&["--port", &port]);
+            assert_eq!(waiter.finish().code, 0);
+        } else {
+            fs::rename(dir.with_extension("away"), &dir).expect("it is back");
+            assert_eq!(waiter.finish().code, 0);
+        }
+        assert!(desk.path().join("ran").exists());
+    }
 }
 
 /// An account, of a number that nobody else has, with a home in the house.

@@ -129,6 +129,7 @@ impl Wish {
             Said::Granted { token, lease_s } => self.believed(connection, token, lease_s, asked).await.map(Ok),
             Said::Timeout if self.at_once => Err(Missed::For(site.busy(&server))),
             Said::Timeout => Ok(Err(connection)),
+            Said::Refused(No::Unsaid) if is_ours(&connection) => Err(self.paused("take", &server)),
             Said::Refused(no) => Err(Missed::For(site.refused("take", &no, &server))),
             said => Err(Missed::For(site.nonsense("take", &said, &server))),
         }
@@ -168,6 +169,7 @@ impl Wish {
         match said {
             Said::Acquired { token, lease_s } => self.believed(connection, token, lease_s, asked).await.map(Ok),
             Said::Queued { ticket } => Ok(Err(InQueue { connection, ticket: ticket.map(|token| self.ticket(token)) })),
+            Said::Refused(No::Unsaid) if is_ours(&connection) => Err(self.paused("queue for", &server)),
             Said::Refused(no) => Err(Missed::For(self.site.refused("queue for", &no, &server))),
             said => Err(Missed::For(self.site.nonsense("queue for", &said, &server))),
         }
@@ -301,6 +303,14 @@ impl Wish {
         }
     }
 
+    /// It has refused nothing: whoever waits asks again, and has nothing to lose.
+    fn paused(&self, verb: &str, server: &Address) -> Missed {
+        if self.at_once {
+            return Missed::For(self.site.trouble(verb, Trouble::Paused, server));
+        }
+        Missed::Place(Trouble::Paused, server.clone())
+    }
+
     fn enqueue_request(&self) -> Request<'_> {
         let Site { key, kind, .. } = &self.site;
         Request::Enqueue { key: key.as_bytes(), kind: *kind, lease_s: self.lease.map(whole_seconds) }
@@ -338,6 +348,12 @@ impl Place {
             Err(Missed::Place(..)) => wish.acquire().await,
         }
     }
+}
+
+/// Whether it is one of ours, which says no more than `error` to a well-formed request for a lock as long as it cannot write
+/// down what it gives out.
+fn is_ours(connection: &Connection) -> bool {
+    connection.about.server == "dflock"
 }
 
 /// The place that this ticket was for is no more.
