@@ -117,6 +117,8 @@ fn a_guardian_that_is_killed_twice_at_once_is_replaced_all_the_same() {
 /// They would not fit into what a guardian is told.
 #[test]
 fn too_many_children_are_told_before_anything_begins() {
+    // They stand in everybody's /proc.
+    let _loud = crate::loud();
     if !is_there("perl") {
         return;
     }
