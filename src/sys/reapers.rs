@@ -57,22 +57,25 @@ impl Reapers {
     pub fn start(start: &Start, birthplace: Birthplace<'_>) -> io::Result<Reapers> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
+        let (settled, unsettled) = pipe2(OFlag::O_CLOEXEC)?;
         let renaming = Renaming::prepare(NAME, &format!("{NAME} of process {}", std::process::id()));
         // A signal that they get before they are themselves would be taken for one of ours.
         let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         let forked = fork();
         if let Ok(None) = forked {
             drop(ours);
-            become_upper(&renaming, start, birthplace, &theirs, &writing);
+            become_upper(&renaming, start, birthplace, [&theirs, &writing, &unsettled]);
             super::leave_fork();
         }
         before.thread_set_mask()?;
         let upper = Pid::from_raw(forked?.unwrap_or_default());
-        drop((theirs, writing));
+        drop((theirs, writing, unsettled));
         let (lower, not_after) = (Pid::from_raw(0), start.announcement.not_after);
         let outcome = File::from(reading);
         let mut reapers = Reapers { upper: Some(upper), lower, lower_process: None, socket: ours, outcome, not_after };
         reapers.lower = reapers.hear_lower()?;
+        // The upper one keeps nothing open: stopped later, it does not hold up those who wait for an end of the command's.
+        hear(&File::from(settled), not_after, &mut Pid::from_raw(0))?;
         // It is a child of the other one, which does not read its end before it is told to.
         reapers.lower_process = super::pidfd_open(reapers.lower.as_raw()).ok();
         Ok(reapers)
@@ -205,12 +208,17 @@ impl Drop for Reapers {
 
 /// In the forked child, with all signals blocked: the life of the upper one. Ends when the lower one leaves, or when
 /// nobody is left. System calls only, as all that follows.
-fn become_upper(renaming: &Renaming, start: &Start, birthplace: Birthplace<'_>, socket: &OwnedFd, writing: &OwnedFd) {
+fn become_upper(renaming: &Renaming, start: &Start, birthplace: Birthplace<'_>, ends: [&OwnedFd; 3]) {
+    let [socket, writing, unsettled] = ends;
     renaming.carry_out();
     settle();
     let lower = match fork() {
         Ok(Some(lower)) => lower,
-        Ok(None) => return become_lower(start, birthplace, socket, writing),
+        Ok(None) => {
+            // SAFETY: a system call; nobody uses this end any more.
+            unsafe { libc::close(unsettled.as_raw_fd()) };
+            return become_lower(start, birthplace, socket, writing);
+        }
         Err(why) => return report(writing, FAILED, why.raw_os_error().unwrap_or(libc::EAGAIN)),
     };
     leave_all_but(None);

@@ -147,7 +147,9 @@ fn one_that_is_stopped_goes_on() {
     let reapers = reapers_of(running.pid);
     reapers.iter().for_each(|reaper| signal(*reaper, Signal::SIGSTOP));
     for reaper in reapers {
-        wait_for("it to go on", || (state(reaper.cast_signed()) == 'S').then_some(()));
+        wait_for(&format!("reaper {reaper} of {reapers:?} to go on"), || {
+            (state(reaper.cast_signed()) == 'S').then_some(())
+        });
     }
     give_the_sign(&house);
     running.finish().code(5);

@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::pty_jobs::state;
-use super::trials::wall;
+use super::trials_fleet::has_life;
 use crate::house::clean::{House, Running};
 use crate::house::original::Original;
 use crate::house::proxy::Proxy;
@@ -35,6 +35,7 @@ const ATTEMPTS: u32 = 3;
 
 /// Writes when it lives and when it is told to end, without a fork.
 const JOB: &str = r#"
+echo $$ > pid
 exec 9<> pace
 trap 'echo "term $EPOCHREALTIME" >> log' TERM
 trap 'echo "told $EPOCHREALTIME" >> log' USR1
@@ -178,11 +179,8 @@ fn measure(trouble: Trouble) -> Times {
         let line = whole.lines().rev().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
         line.replace(['.', ','], "").parse().ok()
     };
-    // It is dead when it has been silent for a second.
-    wait_for("the end of the child", || {
-        let life = last("alive", &house.read("log"))?;
-        (wall() > life + 1_000_000).then_some(())
-    });
+    let child = house.wait_for_file("pid").trim().parse().expect("a number");
+    wait_for("the end of the child", || (!has_life(child)).then_some(()));
     assert_eq!(last_renewal(&proxy), Some(begin), "{trouble:?}: no other one was answered");
     match trouble {
         Trouble::FrozenServer => house.server().signal("CONT"),
