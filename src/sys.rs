@@ -319,12 +319,36 @@ pub struct Announcement {
     pub dies_with_us: bool,
 }
 
+/// What became of a child of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildNews {
+    Exited(u8),
+    /// By the signal of this number.
+    Killed(i32),
+    Stopped(i32),
+}
+
+/// Reads the end of one child, or its stop, if there is any. Some signals have no name, and are told all the same.
+pub fn next_child() -> nix::Result<Option<(nix::unistd::Pid, ChildNews)>> {
+    let mut status = 0;
+    // SAFETY: a system call that writes to `status` alone.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
+    let news = match nix::errno::Errno::result(pid)? {
+        0 => return Ok(None),
+        _ if libc::WIFEXITED(status) => ChildNews::Exited(libc::WEXITSTATUS(status) as u8),
+        _ if libc::WIFSIGNALED(status) => ChildNews::Killed(libc::WTERMSIG(status)),
+        _ => ChildNews::Stopped(libc::WSTOPSIG(status)),
+    };
+    Ok(Some((nix::unistd::Pid::from_raw(pid), news)))
+}
+
 /// What [`Reapers`] say of a command's first process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaderNews {
     /// Its end can be read, and its number is its own until then.
     Exited(u8),
-    Killed(nix::sys::signal::Signal),
+    /// By the signal of this number.
+    Killed(i32),
     Stopped(nix::sys::signal::Signal),
     /// Somebody has sent a signal to its parent, and may have meant us.
     ParentSent(nix::sys::signal::Signal),

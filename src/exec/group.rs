@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::contain::Containment;
@@ -17,7 +17,9 @@ use super::status::Ending;
 use crate::clock::Moment;
 use crate::error::{Failure, Kind};
 use crate::procfs::{self, Identity, Process};
-use crate::sys::{Announcement, LeaderNews, Start};
+use crate::sys::{self, Announcement, ChildNews, LeaderNews, Start};
+
+const END_PAUSE: Duration = Duration::from_millis(10);
 
 /// A command that cannot be stopped in time is not started.
 pub(super) fn too_late() -> Failure {
@@ -129,8 +131,13 @@ impl Group {
             Some(orphans) => orphans.begin(),
             None => command.start(announcement).and_then(|start| command.containment.start(&start)),
         };
-        let leader = leader.map_err(|why| command.explain(&why))?;
         let mut reach = Reach::new(kin, command.containment.cgroup());
+        let leader = leader.map_err(|why| {
+            if orphans.is_some() {
+                end_all(&mut reach);
+            }
+            command.explain(&why)
+        })?;
         // Nobody has read its end yet, so that the number is its own.
         let identity = Identity::now(leader.as_raw());
         reach.set_leader(identity);
@@ -158,19 +165,20 @@ impl Group {
         if let Some(happened) = self.hear_of_leader() {
             return Some(happened);
         }
-        let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
         loop {
-            let (pid, what) = match waitpid(None, Some(flags)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, Happened::Ended(Ending::Exited(code as u8))),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Happened::Ended(Ending::Killed(signal))),
-                Ok(WaitStatus::Stopped(pid, signal)) if pid == self.leader => (pid, Happened::Stopped(signal)),
-                Ok(WaitStatus::Stopped(pid, _)) if self.is_reaper(pid) => {
+            let (pid, what) = match sys::next_child() {
+                Ok(Some((pid, ChildNews::Exited(code)))) => (pid, Happened::Ended(Ending::Exited(code))),
+                Ok(Some((pid, ChildNews::Killed(number)))) => (pid, Happened::Ended(Ending::Killed(by(number)))),
+                Ok(Some((pid, ChildNews::Stopped(number)))) if pid == self.leader => {
+                    (pid, Happened::Stopped(by(number)))
+                }
+                Ok(Some((pid, ChildNews::Stopped(_)))) if self.is_reaper(pid) => {
                     let _ = kill(pid, Signal::SIGCONT);
                     continue;
                 }
-                Ok(WaitStatus::Stopped(pid, _)) => return Some(Happened::OtherStopped(pid)),
-                Ok(WaitStatus::StillAlive) => return None,
-                Ok(_) | Err(Errno::EINTR) => continue,
+                Ok(Some((pid, ChildNews::Stopped(_)))) => return Some(Happened::OtherStopped(pid)),
+                Ok(None) => return None,
+                Err(Errno::EINTR) => continue,
                 Err(_) => return None,
             };
             if self.is_reaper(pid) {
@@ -192,7 +200,7 @@ impl Group {
         let orphans = self.orphans.as_mut()?;
         let ending = match orphans.next_news()? {
             LeaderNews::Exited(code) => Ending::Exited(code),
-            LeaderNews::Killed(signal) => Ending::Killed(signal),
+            LeaderNews::Killed(number) => Ending::Killed(by(number)),
             LeaderNews::Gone if self.leader_reaped => return None,
             LeaderNews::Gone if !std::mem::replace(&mut self.has_lost_reaper, true) => {
                 return Some(Happened::ReaperLost);
@@ -257,4 +265,18 @@ impl Group {
         Process::of(self.leader.as_raw()).is_some_and(|process| process.is_dead)
             && (is_traced(self.leader) || is_reader_traced())
     }
+}
+
+/// Below others of ours it may have begun, and have started somebody, before we knew of it. Whoever takes the lock next must
+/// not find them: they are ended, however long that takes.
+fn end_all(reach: &mut Reach) {
+    while reach.is_anyone_left() {
+        reach.end();
+        std::thread::sleep(END_PAUSE);
+    }
+}
+
+/// A real-time signal has no name, and ends a process as surely as that which cannot be caught.
+fn by(number: i32) -> Signal {
+    Signal::try_from(number).unwrap_or(Signal::SIGKILL)
 }

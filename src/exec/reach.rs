@@ -235,14 +235,11 @@ fn is_for_want_of_room(why: &std::io::Error) -> bool {
     matches!(why.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
-/// Of somebody else's process it cannot be seen, but that cannot be ended anyway.
+/// One that we cannot look at, as it is somebody else's, may be anything.
 fn runs_dflock(pid: i32) -> bool {
     static OURS: OnceLock<Option<(u64, u64)>> = OnceLock::new();
     let ours = *OURS.get_or_init(|| procfs::program(nix::unistd::getpid().as_raw()));
-    match procfs::program(pid) {
-        None => kill(Pid::from_raw(pid), None) == Err(Errno::EPERM),
-        program => program == ours,
-    }
+    ours.is_some() && procfs::program(pid) == ours
 }
 
 /// To this process and no later one with its number. Says whether it was sent.

@@ -131,7 +131,7 @@ impl Reapers {
             let signal = |number| Signal::try_from(number).ok();
             let news = match self.next_word() {
                 Ok(Some((EXITED, code))) => Some(LeaderNews::Exited(code as u8)),
-                Ok(Some((KILLED, number))) => signal(number).map(LeaderNews::Killed),
+                Ok(Some((KILLED, number))) => Some(LeaderNews::Killed(number)),
                 Ok(Some((STOPPED, number))) => signal(number).map(LeaderNews::Stopped),
                 Ok(Some((SENT, number))) => signal(number).map(LeaderNews::ParentSent),
                 Ok(Some(_)) => None,

@@ -32,6 +32,18 @@ fn a_command_that_dies_of_a_signal_takes_dflock_with_it() {
     }
 }
 
+/// It has no name. Below reapers, where dflock had children before, it is told by them.
+#[test]
+fn a_command_that_dies_of_a_real_time_signal_is_dead_too() {
+    let house = House::new();
+    for number in [34, 64] {
+        house.dflock(&["exec", "k", "-c", &format!("kill -{number} $$")]).code(128 + 9);
+        let script = format!("sleep 60 <&- >&- 2>&- & exec dflock exec k -c 'kill -{number} $$'");
+        house.script("bash", &script).code(128 + 9);
+        assert!(!house.is_held("k"));
+    }
+}
+
 #[test]
 fn what_cannot_be_run_is_told_apart() {
     let house = House::new();
