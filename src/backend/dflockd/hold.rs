@@ -1,6 +1,7 @@
 //! One lock that was taken: renewed, taken over on another connection, given back.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::site::{Site, in_words};
@@ -221,12 +222,11 @@ impl Hold {
     /// On the connection that the lock was taken on, or on another one: its token is enough.
     pub async fn give_back(&mut self, until: Moment) -> Result<(), Failure> {
         let (site, token) = (self.site.clone(), self.grant.token.clone());
-        let request = || Request::Release {
-            key: site.key.as_bytes(),
-            space: site.kind.space(),
-            token: token.as_str().as_bytes(),
+        let requests = AtomicU32::new(0);
+        let request = || {
+            requests.fetch_add(1, Ordering::Relaxed);
+            Request::Release { key: site.key.as_bytes(), space: site.kind.space(), token: token.as_str().as_bytes() }
         };
-        let mut is_in_doubt = false;
         if let Some(server) = self.connection.as_ref().map(|connection| connection.address.clone()) {
             if self.is_in_step {
                 let now = clock::now();
@@ -235,7 +235,7 @@ impl Hold {
                     Ok(said) => return site.released(&said, &server),
                     // Where a lock ends with its connection, it ends now.
                     Err(trouble) if self.resume.is_zero() => return Err(site.trouble("release", trouble, &server)),
-                    Err(_) => is_in_doubt = true,
+                    Err(_) => {}
                 }
             }
             self.connection = None;
@@ -243,8 +243,8 @@ impl Hold {
         let patience = Patience { until, retry: Duration::MAX, outlasts_drain: false };
         let access = Access { starts_silently: true, ..site.access.clone() };
         match site.shard.ask(&access, request, Expect::Done, patience).await {
-            // The request before, of which no answer came, was carried out.
-            Ok(Answered { said: Said::Refused(No::Unsaid), .. }) if is_in_doubt => Ok(()),
+            // A request before, of which no answer came, was carried out.
+            Ok(Answered { said: Said::Refused(No::Unsaid), .. }) if requests.load(Ordering::Relaxed) > 1 => Ok(()),
             Ok(Answered { connection, said, .. }) => site.released(&said, &connection.address),
             Err((trouble, member)) => Err(site.trouble("release", trouble, &member)),
         }
