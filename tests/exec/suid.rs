@@ -133,6 +133,25 @@ fn a_command_of_another_user_keeps_its_lock_beyond_its_time() {
     other.dflock(&["exec", "-w", "20", "k", "true"]).code(0);
 }
 
+/// Whoever cannot be looked at is no guardian because it says so.
+#[test]
+fn a_job_of_another_user_that_calls_itself_a_guardian_is_waited_for() {
+    if !is_there("perl") {
+        return;
+    }
+    let Some(other) = OtherUser::new() else { return };
+    let job = "use POSIX; POSIX::setsid(); $0 = 'guardian of x'; $SIG{TERM} = 'IGNORE'; open(F, '>', 'pid'); \
+               print F \"$$\\n\"; close(F); until (-e 'go') { select(undef, undef, undef, 0.01) }";
+    let mut first = other.command();
+    first.env("JOB", job).args(["exec", "-l", "20", "--max-runtime", "1", "--kill-after", "0.2", "k", "-c"]);
+    let mut first = Running::start(first.arg("./become-root --reuid=0 perl -e \"$JOB\" & wait"));
+    let job = pid_in(&other.house, "pid");
+    observe_that_it_is_held(&other, job, Duration::from_secs(3));
+    assert!(first.is_running(), "dflock has left its command alone");
+    std::fs::write(other.house.path("go"), "").expect("the sign is given");
+    first.finish().code(124);
+}
+
 /// The guardian keeps the connection that the lock has now, and not the one on which it was taken.
 #[test]
 fn a_connection_is_kept_open_for_a_command_that_cannot_be_ended_after_a_reconnect_too() {
